@@ -656,12 +656,19 @@ def test_what_an_earlier_version_wrote_is_complete(tmp_path):
         largest_asked=128,
         largest_batch_size=64,
         conclusion="measured",
-    ).model_dump(exclude={"cut_short_after", "smallest_that_failed", "processes_used_up"})
+    ).model_dump(
+        exclude={
+            "cut_short_after",
+            "smallest_that_failed",
+            "processes_used_up",
+            "automatic_bytes",
+        }
+    )
     (tmp_path / MEMORY_LIMIT).write_text(json.dumps(old), encoding="utf-8")
 
     kept = read_memory_limit(tmp_path)
     assert (kept.cut_short_after, kept.largest_possible) == (None, 64)
-    assert kept.answers("1 GB", 1, 128, seconds=math.inf)
+    assert kept.answers("1 GB", 1, 128, device="CPU", seconds=math.inf)
 
 
 # What the probe makes of it.

@@ -20,6 +20,7 @@ from search_fixtures import (
 import tfbatch
 from tfbatch.answer.memory_limits import read_memory_limit
 from tfbatch.errors import InputError, RunFolderError
+from tfbatch.process import memory as process_memory
 from tfbatch.request.execution import Execution
 from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.search import memory_limit
@@ -56,7 +57,7 @@ def measured(monkeypatch):
         calls.append(options)
         return types.SimpleNamespace(
             batch_size=min(100, options["largest"]),
-            device="CPU",
+            device=bench.devices.kind,
             training=types.SimpleNamespace(
                 cut_short=False, settled=True, smallest_that_failed=None
             ),
@@ -99,6 +100,28 @@ def test_what_was_measured_is_kept_for_the_same_budget_alone(measured, tmp_path)
     assert (kept.memory_budget, kept.workers, kept.largest_batch_size) == ("6 GB", 1, 100)
     # Of what was trained and fitted, the most of each size.
     assert [(p.batch_size, p.megabytes) for p in kept.peaks] == [(16, 210), (100, 800)]
+
+
+def test_what_was_measured_on_another_device_is_measured_again(measured, tmp_path):
+    for kind in ("NVIDIA A100", "NVIDIA A100", "NVIDIA T4", "CPU", "CPU"):
+        limit("auto", tmp_path, kind=kind)
+
+    assert len(measured) == 3
+    assert read_memory_limit(tmp_path).device == "CPU"
+
+
+def test_what_was_measured_in_more_memory_is_measured_again_unless_it_was_stated(
+    measured, tmp_path, monkeypatch
+):
+    def of_machine(gigabytes, budget):
+        monkeypatch.setattr(process_memory, "usable_memory", lambda: gigabytes * 1e9)
+        limit(budget, tmp_path)
+        return len(measured)
+
+    assert [of_machine(size, "auto") for size in (64, 64.01, 16)] == [1, 1, 2]
+    assert read_memory_limit(tmp_path).automatic_bytes == pytest.approx(0.8 * 16e9 / 2)
+    assert [of_machine(size, "8 GB") for size in (16, 64)] == [3, 3]
+    assert read_memory_limit(tmp_path).automatic_bytes is None
 
 
 def test_a_larger_space_is_measured_again_unless_its_end_is_known(measured, tmp_path):

@@ -13,6 +13,9 @@ from tfbatch.run_folder.files import MEMORY_LIMIT
 from tfbatch.schema import Strict
 from tfbatch.trial.trials import Trials
 
+SAME_MEMORY = 0.01
+"""The memory of one machine differs by less from one start of its system to the next."""
+
 
 class MemoryUsedUp(Strict):
     """Where memory was used up, beside what fits.
@@ -74,6 +77,8 @@ class MemoryLimit(Strict):
         smallest_that_failed: The smallest size that was measured not to fit; None if none was, or
             if an earlier version wrote it.
         processes_used_up: Whether the search had no process left before it knew of a limit.
+        automatic_bytes: With "auto" on a CPU, a worker's part of what could be used; None
+            otherwise, and in what an earlier version wrote.
     """
 
     memory_budget: str
@@ -86,6 +91,7 @@ class MemoryLimit(Strict):
     cut_short_after: float | None = None
     smallest_that_failed: int | None = None
     processes_used_up: bool = False
+    automatic_bytes: float | None = None
 
     @property
     def settled(self) -> bool:
@@ -99,16 +105,29 @@ class MemoryLimit(Strict):
             return self.largest_batch_size
         return math.inf if self.smallest_that_failed is None else self.smallest_that_failed - 1
 
-    def answers(self, memory_budget: str, workers: int, largest: int, *, seconds: float) -> bool:
+    def answers(
+        self,
+        memory_budget: str,
+        workers: int,
+        largest: int,
+        *,
+        device: str,
+        seconds: float,
+        automatic_bytes: float | None = None,
+    ) -> bool:
         """Whether it is what would be measured again.
 
         Args:
             memory_budget: As asked.
             workers: Worker processes that share it.
             largest: The largest size of interest.
+            device: Kind of device that would be measured on.
             seconds: What the search may take now: more than it had may find more.
+            automatic_bytes: See the attribute.
         """
-        same = (memory_budget, workers) == (self.memory_budget, self.workers)
+        same = (memory_budget, workers, device) == (self.memory_budget, self.workers, self.device)
+        if automatic_bytes is not None and self.automatic_bytes is not None:
+            same = same and math.isclose(automatic_bytes, self.automatic_bytes, rel_tol=SAME_MEMORY)
         if self.cut_short_after is not None:
             return same and largest <= self.largest_asked and seconds <= self.cut_short_after
         bounded = self.settled and self.largest_batch_size < self.largest_asked

@@ -10,7 +10,7 @@ from tfbatch.answer.memory_limits import MemoryLimit, MemoryPeak, read_memory_li
 from tfbatch.bench import Bench
 from tfbatch.largest_batch.deadline import allowed_seconds
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory
-from tfbatch.process.memory import WORKER_SHARE
+from tfbatch.process.memory import WORKER_SHARE, worker_bytes
 from tfbatch.quantities import bytes_of
 from tfbatch.request.execution import AUTOMATIC
 from tfbatch.run_folder.durable import write_whole
@@ -28,7 +28,8 @@ def limit_memory(
     without a budget.
 
     By the same measurement as `tfbatch.find_max_batch_size`: full training steps in fresh
-    processes, the answer run. What an earlier session of the run has measured counts.
+    processes, the answer run. What an earlier session of the run has measured counts, where that
+    was on the same kind of device and, with "auto" on a CPU, in as much memory.
 
     Args:
         bench: Model and data.
@@ -41,34 +42,12 @@ def limit_memory(
         InputError: No size fits, or the baseline's does not.
         RunFolderError: What was kept is damaged.
     """
-    devices, baseline = bench.devices, bench.baseline.batch_size
+    baseline = bench.baseline.batch_size
     largest = max(*sizes, baseline)
     found = read_memory_limit(folder)
-    seconds = allowed_seconds(bench)
-    if found is None or not found.answers(memory_budget, devices.workers, largest, seconds=seconds):
+    if found is None or not _still_holds(found, bench, memory_budget, largest):
         progress.say("Measuring the largest batch that fits into the memory.")
-        total = None if memory_budget == AUTOMATIC else bytes_of(memory_budget)
-        # A GPU's memory is that of its own workers; that of the machine is shared by all.
-        share = devices.workers if devices.kind == "CPU" else devices.sharers
-        report = measure_memory(
-            bench,
-            budget_bytes=total / share if total else None,
-            margin=0.0 if total else 1 - WORKER_SHARE / share,
-            largest=largest,
-            evaluation=False,
-        )
-        found = MemoryLimit(
-            memory_budget=memory_budget,
-            workers=devices.workers,
-            device=report.device,
-            largest_asked=largest,
-            largest_batch_size=report.batch_size,
-            conclusion=report.conclusion(),
-            peaks=_peaks(report),
-            cut_short_after=report.allowed_seconds if report.training.cut_short else None,
-            smallest_that_failed=report.training.smallest_that_failed,
-            processes_used_up=not (report.training.settled or report.training.cut_short),
-        )
+        found = _measured(bench, memory_budget, largest)
         write_whole(folder / MEMORY_LIMIT, found.model_dump_json(indent=1) + "\n")
     found.check(batch_sizes=sizes, baseline=baseline)
     progress.say(found.conclusion)
@@ -83,6 +62,51 @@ def limit_memory(
             "out of memory ends there, and no batch size as large is tried again."
         )
     return None if math.isinf(possible) else int(possible)
+
+
+def _still_holds(found: MemoryLimit, bench: Bench, memory_budget: str, largest: int) -> bool:
+    """Whether it is what would be measured again."""
+    return found.answers(
+        memory_budget,
+        bench.devices.workers,
+        largest,
+        device=bench.devices.kind,
+        seconds=allowed_seconds(bench),
+        automatic_bytes=_automatic_bytes(bench, memory_budget),
+    )
+
+
+def _automatic_bytes(bench: Bench, memory_budget: str) -> float | None:
+    """A worker's part of what can be used here; None where it is not that of this process."""
+    automatic = memory_budget == AUTOMATIC and bench.devices.kind == "CPU"
+    return worker_bytes(bench.devices.workers) if automatic else None
+
+
+def _measured(bench: Bench, memory_budget: str, largest: int) -> MemoryLimit:
+    devices = bench.devices
+    total = None if memory_budget == AUTOMATIC else bytes_of(memory_budget)
+    # A GPU's memory is that of its own workers; that of the machine is shared by all.
+    share = devices.workers if devices.kind == "CPU" else devices.sharers
+    report = measure_memory(
+        bench,
+        budget_bytes=total / share if total else None,
+        margin=0.0 if total else 1 - WORKER_SHARE / share,
+        largest=largest,
+        evaluation=False,
+    )
+    return MemoryLimit(
+        memory_budget=memory_budget,
+        workers=devices.workers,
+        device=report.device,
+        largest_asked=largest,
+        largest_batch_size=report.batch_size,
+        conclusion=report.conclusion(),
+        peaks=_peaks(report),
+        cut_short_after=report.allowed_seconds if report.training.cut_short else None,
+        smallest_that_failed=report.training.smallest_that_failed,
+        processes_used_up=not (report.training.settled or report.training.cut_short),
+        automatic_bytes=_automatic_bytes(bench, memory_budget),
+    )
 
 
 def _peaks(report: MemoryReport) -> tuple[MemoryPeak, ...]:
