@@ -138,6 +138,18 @@ def test_a_folder_with_its_own_arrays_may_be_moved(tmp_path):
         pass
 
 
+def test_what_has_no_name_to_import_is_known_by_what_earlier_versions_called_it(tmp_path):
+    """They called a partial and a callable object by their class, without brackets."""
+    data = {"name": "partial", "kind": "function", "where": "functools:partial"}
+    now = {"model": "my.models:<Builder>", "dataset": {**data, "where": "functools:<partial>"}}
+    begin(tmp_path, identity={"model": "my.models:Builder", "dataset": data})
+
+    with run_folder(tmp_path, identity=now):
+        pass
+    with pytest.raises(InputError, match=r"model: my.models:<Builder> -> my.models:build"):
+        begin(tmp_path, identity={**now, "model": "my.models:build"})
+
+
 def test_a_refused_folder_is_not_left_locked(tmp_path):
     begin(tmp_path)
     refused = run_folder(tmp_path, identity={})  # a name, since its end would free the lock too

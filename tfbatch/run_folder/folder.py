@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -195,7 +196,8 @@ class RunFolder:
             raise RunFolderError(
                 f"{settings} is damaged: {error}. Start anew with --overwrite."
             ) from error
-        changes = differences(_without_place(before), _as_far_as_known(self._identity, before))
+        before = _named_as_now(_without_place(before), self._identity)
+        changes = differences(before, _as_far_as_known(self._identity, before))
         journal = self.path / files.JOURNAL
         trained = journal.exists() and b"\n" in journal.read_bytes()
         if changes and not trained and not (self.path / files.MEASUREMENTS).exists():
@@ -265,6 +267,14 @@ def _as_far_as_known(identity: Any, before: Any) -> Any:
     if not isinstance(before, dict) or GIVEN in before:
         return identity
     return {key: value for key, value in identity.items() if key != GIVEN}
+
+
+def _named_as_now(before: Any, now: Any) -> Any:
+    """With the brackets that earlier versions did not set around what cannot be imported."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return {key: _named_as_now(value, now.get(key)) for key, value in before.items()}
+    same = isinstance(now, str) and before == re.sub(r":<(.+)>$", r":\1", now)
+    return now if same else before
 
 
 def differences(before: object, now: object, key: str = "") -> list[str]:
