@@ -10,6 +10,7 @@ from tfbatch.answer.answer import Answer, Compared, Contender, Open, Verificatio
 from tfbatch.estimators.error_budget import LOOKS
 from tfbatch.estimators.race import EVEN, SAME_COST
 from tfbatch.quantities import four_decimals, plain_digits
+from tfbatch.run_folder.files import JOURNAL
 from tfbatch.schema import Named
 from tfbatch.trial.finished_trial import BASELINE
 
@@ -110,7 +111,7 @@ def _not_verified(answer: Answer) -> str:
     if failed:
         return (
             f"Not verified on fresh seeds: {figures} What was verified failed: {failed}. "
-            "trials.jsonl of the run folder has the messages."
+            f"{JOURNAL} of the run folder has the messages."
         )
     return (
         f"Not verified on fresh seeds: {figures} The same command verifies it, where the time and "
