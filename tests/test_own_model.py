@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,7 +25,7 @@ from tfbatch.search.compiled_optimizer import fit_baseline, fit_search
 from tfbatch.search.progress import Progress
 from tfbatch.search.session import _trainable
 from tfbatch.search.space import SearchSpace
-from tfbatch.training.asked import MOST_BUILDS
+from tfbatch.training.asked import MOST_BUILDS, ask
 from tfbatch.training.callbacks import as_factory, check_callbacks
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.description import check_optimizers, description_of
@@ -287,10 +288,10 @@ def test_values_that_the_user_gives_are_those_that_are_built_with(regression):
         return model_with()
 
     workload = Workload(regression, build)
-    fixed = description_of(workload, given={"kind": ("other",)})
+    fixed = description_of(workload, own={"kind": "other"})
     assert set(built) == {"other"}
     assert conditions_of(fixed) == {"kind": {}, "units": {}}
-    listed = description_of(workload, given={"kind": ("flat", "other")})
+    listed = description_of(workload, searched={"kind": ("flat", "other")})
     assert set(built) == {"flat", "other"}
     assert conditions_of(listed)["units"] == {"kind": ["other"]}
 
@@ -303,8 +304,8 @@ def test_a_model_is_described_as_the_users_values_make_it(regression):
         model.compile(optimizer=optimizer, loss="mse")
         return model
 
-    given = {"optimizer": ("Adam",), "clip": (0.5,)}
-    described = description_of(Workload(regression, build), given=given)
+    own = {"optimizer": "Adam", "clip": 0.5}
+    described = description_of(Workload(regression, build), own=own)
 
     assert described.optimizer.name == "adam"
     assert described.optimizer.arguments["global_clipnorm"] == 0.5
@@ -314,7 +315,7 @@ def test_what_a_parameter_opens_is_searched_with_its_values(regression):
     def build(hp, kind="flat"):
         return model_with(hp.Int("units", 2, 50)) if kind == "deep" else model_with()
 
-    described = description_of(Workload(regression, build), given={"kind": ("flat", "deep")})
+    described = description_of(Workload(regression, build), searched={"kind": ("flat", "deep")})
 
     assert conditions_of(described) == {"units": {"kind": ["deep"]}}
 
@@ -343,9 +344,10 @@ def test_a_builder_that_asks_for_more_than_can_be_tried_is_told(regression):
         hp.Choice("second", list(range(30)))
         return model_with()
 
-    described = description_of(Workload(regression, build))
+    described = description_of(Workload(regression, build), own={"frist": 3})
 
     assert len(built) == 1 + MOST_BUILDS
+    assert "asked for `frist`: check the spelling" in " ".join(described.notes)
     (note,) = [note for note in described.notes if "could not try it all" in note]
     assert "only with other values of `second` is not searched" in note
     assert conditions_of(described) == {"first": {}, "second": {}}
@@ -372,16 +374,48 @@ def test_an_argument_that_a_builder_with_hp_never_asks_for_is_refused(regression
         r"Did you mean `units`\? It asks for: units; its parameters: width\."
     )
     with pytest.raises(InputError, match=message):
-        description_of(workload, given={"unit": (64,)}, searched=searched)
-    fine = {"units": (64,), "width": (7,)}
-    assert not description_of(workload, given=fine, searched=False).hyperparameters
+        description_of(workload, own={"unit": 64}, searched={} if searched else None)
+    fine = {"units": 64, "width": 7}
+    assert not description_of(workload, own=fine, searched=None).hyperparameters
 
 
 def test_an_argument_that_is_asked_for_with_another_value_is_accepted(regression):
     workload = Workload(regression, build_with_hp)
 
-    for searched in (True, False):
-        description_of(workload, given={"units": (6,)}, searched=searched)
+    for searched in ({}, None):
+        description_of(workload, own={"units": 6}, searched=searched)
+
+
+@pytest.mark.parametrize("values", [(4, 8), (4,)], ids=["several", "one"])
+def test_what_a_search_sets_is_no_part_of_what_the_user_trains_with_now(regression, values):
+    def build(width=8):
+        model = layers()
+        model.compile(optimizer=keras.optimizers.SGD(0.5 if width == 8 else 0.25), loss="mse")
+        return model
+
+    described = description_of(Workload(regression, build), searched={"width": values})
+
+    assert described.learning_rate == 0.5
+
+
+def test_an_argument_that_is_a_list_reaches_the_builder_whole(regression):
+    def build(sizes=(2,)):
+        return keras.Sequential([keras.Input((4,)), *map(keras.layers.Dense, sizes)])
+
+    compilation = Compilation("mse")
+    workload = Workload(regression, build, compilation=compilation)
+    assert description_of(workload, own={"sizes": [4, 1]}, searched=None).optimizer is None
+
+
+def test_a_lack_of_memory_says_nothing_of_the_values_of_a_build():
+    first = keras_tuner.HyperParameters()
+    first.Choice("kind", ["flat", "deep"])
+
+    def build(values):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        ask(first, build, given={})
 
 
 def test_the_builders_own_hyperparameters_are_described_and_used(regression):
@@ -519,7 +553,8 @@ def test_trunks_whose_cool_downs_cannot_branch_off_are_not_begun(regression, opt
     progress.say = said.append
 
     assert described.optimizer.name == "own"
-    assert optimizer.__name__ in described.whole_only
+    assert optimizer.__name__ in described.no_branches
+    assert not described.whole_only
     first = _trainable(load_search("trunks_first"), described, progress)
     assert (first.oracle.name, first.oracle.in_parts) == ("bayesian", False)
     assert f"what {optimizer.__name__} keeps between updates" in said[0]
@@ -531,6 +566,11 @@ def test_trunks_whose_cool_downs_cannot_branch_off_are_not_begun(regression, opt
     linear = search.space.model_copy(update={"schedules": (Named(name="linear"),)})
     search = search.model_copy(update={"space": linear})
     assert _trainable(search, described, progress) is search, "it has no cool-downs"
+    first = load_search("trunks_first").model_copy(update={"space": linear})
+    assert _trainable(first, described, progress) is first
+    stopped = dataclasses.replace(described, whole_only="EarlyStopping may stop one")
+    with pytest.raises(InputError, match=rf"Received: .*{optimizer.__name__}"):
+        _trainable(load_search("trunks"), stopped, progress)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, SerializeAsAny, field_validator
@@ -100,6 +100,10 @@ class Settings(OracleSettings):
         if max_trials < self.fewest_trials:
             return self.then.needed_trainings(max_trials)
         return self.first.needed_trainings(max_trials)
+
+    def branches(self, schedules: Collection[str]) -> bool:
+        """See OracleSettings: the trunks do."""
+        return self.first.branches(schedules)
 
     def in_whole_trainings(self) -> OracleSettings:
         """See OracleSettings."""

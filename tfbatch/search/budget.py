@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from tfbatch.errors import InputError
-from tfbatch.quantities import TrainingLength
+from tfbatch.quantities import TrainingLength, plain_digits
 from tfbatch.search.clock import side_by_side
 
 ENOUGH_TRIALS = 8
@@ -64,7 +64,8 @@ class Budget:
         also += " and one round of verification" if self.to_verify else ""
         if self.needed_trainings is None:
             return f"about {self.fitting()} of {self.max_trials} trials fit in the time, {also}"
-        return f"a search that needs {self.needed_trainings:.3g} of them does not fit, {also}"
+        needed = plain_digits(self.needed_trainings)
+        return f"a search that needs {needed} of them does not fit, {also}"
 
     def check(self) -> None:
         """Refuses a limit in which not even one trial can end.

@@ -186,12 +186,10 @@ def prepared(
             subject, engine, progress, own_dir=lock.data, splits=splits
         )
         progress.doing("building the model")
-        given = {**(searched or {}), **subject.model_arguments}
-        model = engine.call(
-            describe_model,
-            {name: _options(value) for name, value in given.items()},
-            searched=searched is not None,
-        )
+        options = None
+        if searched is not None:
+            options = {name: _options(value) for name, value in searched.items()}
+        model = engine.call(describe_model, dict(subject.model_arguments), options)
         for note in model.notes:
             progress.say(note)
         settings = gpu_settings(gpus, jit_compile=model.jit_compile)
@@ -203,7 +201,7 @@ def prepared(
 
 
 def _options(value: object) -> tuple[object, ...]:
-    """The values that a user gives for an argument of the builder; none where it is a range."""
+    """The values of a search for an argument of the builder; none where it is a range."""
     if isinstance(value, list | tuple):
         return tuple(value)
     return () if isinstance(value, dict) else (value,)

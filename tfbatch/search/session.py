@@ -12,7 +12,7 @@ from pathlib import Path
 from tfbatch.bench import Bench
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RunFolderError
-from tfbatch.optimizers import OPTIMIZERS, OWN
+from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.process.gpu_utilization import GpuSampler
 from tfbatch.process.limits import usable_cores
@@ -241,7 +241,7 @@ def _folder_of(
         request.run_dir,
         identity=request.identity(
             records=data.identity,
-            **code_identity(code, ready.model.compiled_with),
+            **code_identity(code, ready.model.compiled_with, ready.model.hyperparameters),
             model_built=untrained.model_hash,
             trial_examples=request.trial_length.examples(data.splits["train"]),
             # Not in the files of runs before there was a choice.
@@ -299,19 +299,20 @@ def _trainable(search: SearchConfig, model: ModelDescription, progress: Progress
     """
     whole = search.oracle.in_whole_trainings()
     schedules = [schedule.name for schedule in search.space.schedules]
-    is_own = model.optimizer is not None and model.optimizer.name == OWN
-    if whole is None and is_own and search.oracle.branches(schedules):
+    no_branches = model.no_branches if search.oracle.branches(schedules) else ""
+    if whole is None and no_branches:
         raise InputError(
             f"The oracle {search.oracle.name} lets trainings go on with another schedule, so the "
             f"model must be compiled with one of the optimizers {', '.join(OPTIMIZERS.names())}. "
-            f"Received: another one ({model.whole_only}). Give --search=joint, which makes whole "
+            f"Received: another one ({no_branches}). Give --search=joint, which makes whole "
             "trainings, or compile the model with one of them."
         )
-    if not model.whole_only or whole is None or whole is search.oracle:
+    reason = model.whole_only or no_branches
+    if not reason or whole is None or whole is search.oracle:
         return search
     most = min(search.max_trials, math.ceil(search.oracle.most_trainings() or search.max_trials))
     progress.say(
-        f"Trainings cannot go on in parts here ({model.whole_only}), so that the search makes "
+        f"Trainings cannot go on in parts here ({reason}), so that the search makes "
         f"whole ones alone, by {whole.name}: up to {most} (--search=joint makes as many as "
         "--max_trials says)."
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import heapq
 import itertools
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from tfbatch.process.out_of_memory import is_out_of_memory
 from tfbatch.schema import JsonObject
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ MOST_BUILDS = 32
 """Builds beside the first; one of a large model takes a second."""
 REPLACED = ("batch_size", "learning_rate", "lr")
 """Hyperparameters of a user's builder that stand for what tfbatch itself searches."""
+_KEPT = 8
+"""Models that may lie in memory until they are collected."""
 _FEW = 8
 """Values of an `Int` that are all tried; of one with more, its two ends."""
 
@@ -221,9 +225,13 @@ class _Asking:
         """Builds with some values; None where that fails, as a trial with them would."""
         self._heartbeat()
         self._left -= 1
+        if self._left % _KEPT == 0:
+            gc.collect()  # models hold themselves
         try:
             asked = self._build(chosen)
         except Exception as error:  # of the user's own code
+            if is_out_of_memory(error):  # it says nothing of the values
+                raise
             values = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
             reason = (str(error).strip().splitlines() or [""])[0]
             self.notes.append(

@@ -49,6 +49,7 @@ class ModelDescription:
         jit_compile: Whether XLA compiles it here, where that was left to Keras.
         begin_anew: What of the user's callbacks is not carried from part to part of a training.
         whole_only: Why its trainings cannot be continued in parts; empty if they can.
+        no_branches: Why they cannot go on with another schedule; empty if they can.
         compiled_with: A hash of the loss and metrics that its builder compiles; empty for none.
     """
 
@@ -59,27 +60,30 @@ class ModelDescription:
     jit_compile: bool = False
     begin_anew: tuple[str, ...] = ()
     whole_only: str = ""
+    no_branches: str = ""
     compiled_with: str = ""
 
 
-def describe_model(task: TaskContext, given: Given, *, searched: bool) -> ModelDescription:
+def describe_model(
+    task: TaskContext, own: Mapping[str, object], searched: Given | None
+) -> ModelDescription:
     """What the model is; refuses arguments that its builder does not take.
 
     Args:
         task: Model and data.
-        given: The builder's further arguments, each with the values that the user gives.
-        searched: Whether what it asks of `hp` is searched.
+        own: The builder's further arguments, as the user trains now.
+        searched: Those that a search sets, each with its values; None where nothing is searched.
 
     Raises:
         InputError: The model, an argument or a callback cannot be used.
     """
-    check_arguments(task.code.build_model, given)
+    check_arguments(task.code.build_model, {**(searched or {}), **own})
     try:
         callbacks = (task.code.callbacks or list)()
         notes = check_callbacks(callbacks)
         found = description_of(
             task.programs.workload,
-            given=given,
+            own=own,
             searched=searched,
             heartbeat=task.heartbeat_or_stop,
         )
@@ -119,25 +123,26 @@ def check_optimizers(task: TaskContext, configurations: Sequence[Configuration])
 def description_of(
     workload: Workload,
     *,
-    given: Given = MappingProxyType({}),
-    searched: bool = True,
+    own: Mapping[str, object] = MappingProxyType({}),
+    searched: Given | None = MappingProxyType({}),
     heartbeat: Callable[[], None] = lambda: None,
 ) -> ModelDescription:
-    """Builds the model with what the user gives and the defaults of all else, and describes it.
+    """Builds the model as the user trains it now, and describes it.
 
     A builder with `hp` is called again, with other values of what it asks for.
 
     Args:
         workload: Model and data.
-        given: Arguments of the builder, each with the values that the user gives.
-        searched: Whether what it asks of `hp` is searched.
+        own: Arguments of the builder, the same for all trials.
+        searched: Those that a search sets, each with its values, none for a range; None where
+            nothing is searched, what the builder asks of `hp` included.
         heartbeat: Called before each further build.
 
     Raises:
         InputError: The model cannot be used, or does not ask for an argument that is given.
     """
-    model = workload.build(seed=1, arguments=first_values(given))
-    hyperparameters, notes = _hyperparameters(workload, given, searched, heartbeat)
+    model = workload.build(seed=1, arguments=own)
+    hyperparameters, notes = _hyperparameters(workload, own, searched, heartbeat)
     loss = loss_of(model, workload.data, workload.compilation)
     notes += content_notes(model, workload.data, loss)
     notes += [*_normalization_notes(model), *_sum_notes(model, workload), *_retracing_notes(model)]
@@ -154,9 +159,8 @@ def description_of(
     check_kept(model.optimizer)
     notes += list(_compiled_notes(model, workload))
     named = named_like(model.optimizer)
-    if named.name == OWN and not whole_only:
-        kind = type(unwrapped(model.optimizer)).__name__
-        whole_only = f"what {kind} keeps between updates fits no other schedule"
+    kind = type(unwrapped(model.optimizer)).__name__
+    keeps = f"what {kind} keeps between updates fits no other schedule"
     return ModelDescription(
         named,
         learning_rate_of(model.optimizer),
@@ -164,34 +168,49 @@ def description_of(
         tuple(notes),
         jit_compile,
         whole_only=whole_only,
+        no_branches=keeps if named.name == OWN else "",
         compiled_with=hash_of(compiled_parts(model), sources=False),
     )
 
 
 def _hyperparameters(
-    workload: Workload, given: Given, searched: bool, heartbeat: Callable[[], None]
+    workload: Workload,
+    own: Mapping[str, object],
+    searched: Given | None,
+    heartbeat: Callable[[], None],
 ) -> tuple[tuple[JsonObject, ...], list[str]]:
     """What the builder asks of `hp` that is not replaced, and what a user should know of it."""
     first, builder = workload.last_hyperparameters, workload.build_model
     if first is None or not asks_hyperparameters(builder):
         return (), []
 
+    given = {**(searched or {}), **{name: (value,) for name, value in own.items()}}
+
     def build(values: Mapping[str, object]) -> Any:
         workload.build(seed=1, arguments={**first_values(given), **values})
         return workload.last_hyperparameters
 
+    if first_values(given) != own:
+        heartbeat()
+        first = build({})
     taken = own_parameters(builder)
     known = {*taken, *(parameter.name for parameter in first.space)}
-    if not searched and known.issuperset(given):
+    if searched is None and known.issuperset(given):
         return (), []
     asked = ask(first, build, given=given, taken=taken, heartbeat=heartbeat)
+    notes = list(asked.notes)
     if not asked.untried:
         check_asked(builder, given, asked.names)
-    if not searched:
-        return (), []
+    elif unseen := [name for name in given if name not in (*taken, *asked.names)]:
+        notes.append(
+            f"No build that was tried asked for {', '.join(f'`{name}`' for name in unseen)}: check "
+            "the spelling."
+        )
+    if searched is None:
+        return (), notes
     found = [entry for entry in asked.entries if entry["config"]["name"] not in REPLACED]
     return tuple(found), [
-        *asked.notes,
+        *notes,
         *(
             f"The builder's own hyperparameter `{name}` stays at its default: tfbatch searches the "
             "batch size and the learning rate itself."

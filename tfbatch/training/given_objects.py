@@ -16,7 +16,7 @@ import re
 import textwrap
 import tokenize
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfbatch.run_folder.folder import GIVEN
-from tfbatch.schema import content_hash
+from tfbatch.schema import JsonObject, content_hash
 
 if TYPE_CHECKING:
     from tfbatch.training.context import UserCode
@@ -43,7 +43,9 @@ _UNREADABLE = (OSError, TypeError, SyntaxError, tokenize.TokenError)
 """What `inspect.getsource` raises for what was typed at a prompt, or is not a function."""
 
 
-def code_identity(code: UserCode, compiled_with: str = "") -> dict[str, object]:
+def code_identity(
+    code: UserCode, compiled_with: str = "", asked: Sequence[JsonObject] = ()
+) -> dict[str, object]:
     """What of a user's code makes two runs comparable.
 
     `given` holds a hash of each thing that is given as an object, and nothing of what has a name.
@@ -51,6 +53,7 @@ def code_identity(code: UserCode, compiled_with: str = "") -> dict[str, object]:
     Args:
         code: What the user gives as code.
         compiled_with: `hash_of` what the model's builder compiles; "" for nothing.
+        asked: What it was found to ask of `hp`: a build that failed once may have hidden some.
     """
     compilation = code.compilation
     parts = {
@@ -61,6 +64,8 @@ def code_identity(code: UserCode, compiled_with: str = "") -> dict[str, object]:
     given = {name: hash_of(part) for name, part in parts.items() if not _is_named(part)}
     if compiled_with:
         given["compiled_with"] = compiled_with
+    if asked:
+        given["hyperparameters"] = content_hash(list(asked))
     return {"model_source": source_hash(code.build_model), GIVEN: given}
 
 
