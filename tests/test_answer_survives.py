@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -392,6 +393,40 @@ def test_what_learned_by_luck_on_one_seed_is_no_answer_either(tmp_path):
     assert not left & {"recommendation.json", "best.yaml", "best.keras"}
 
 
+def test_a_search_goes_on_after_its_lucky_best_was_refuted(tmp_path):
+    """What a larger number of trials finds is verified, whatever fresh seeds said of another."""
+
+    def train(spec):
+        good = {"search-0002": 3.5} if len(rates) < 2 else {"search-0002": 3.5, "search-0006": 2.0}
+        if spec.trial in good:
+            rates[spec.configuration.base_learning_rate] = good[spec.trial]
+        fresh = spec.phase == "confirmation"
+        known = rates.get(spec.configuration.base_learning_rate, math.log(50))
+        return outcome(spec, loss=known if known < 3 or not fresh else math.log(50))
+
+    rates = {}
+    with pytest.raises(NothingLearnedError, match="On fresh seeds"):
+        complete(tmp_path, train, untrained=FIFTY, max_trials=4)
+    rates["the next one"] = 0.0
+    result, _, _ = complete(tmp_path, train, untrained=FIFTY, max_trials=8)
+
+    assert result.answer.verified
+    assert result.answer.recommended.objective().mean == pytest.approx(2.0)
+
+
+def test_all_that_was_verified_failing_leaves_no_answer_behind(tmp_path):
+    class Broken(Trainer):
+        def __call__(self, spec):
+            done = super().__call__(spec)
+            failed = spec.phase == "confirmation"
+            return dataclasses.replace(done, status="error") if failed else done
+
+    with pytest.raises(SearchError, match="Every configuration that was verified failed"):
+        complete(tmp_path, Broken(), max_trials=1)
+
+    assert not {file.name for file in tmp_path.iterdir()} & {"recommendation.json", "best.yaml"}
+
+
 def test_no_model_of_another_answer_stays_beside_one_whose_weights_are_gone(tmp_path):
     """All that was verified fails, and of the search only the best trial's weights are kept."""
 
@@ -411,6 +446,18 @@ def test_no_model_of_another_answer_stays_beside_one_whose_weights_are_gone(tmp_
     told = one_line(lines, "best.keras is not there")
     assert f"the weights of {result.answer.recommended_trial} were not kept" in told
     assert f"`tfbatch train --config={tmp_path / 'best.yaml'}`" in told
+
+
+def test_a_run_whose_weights_were_removed_keeps_its_model_and_its_test_metrics(tmp_path):
+    first, _, _ = complete(tmp_path, Trainer())
+    (tmp_path / "best.keras").write_text("of this answer")
+    shutil.rmtree(tmp_path / "weights")
+
+    for _ in range(2):
+        again, lines, _ = complete(tmp_path, Trainer())
+        assert again.recommendation["metrics"] == first.recommendation["metrics"]
+        assert (tmp_path / "best.keras").exists()
+        assert not any("were not kept" in line for line in lines)
 
 
 def test_the_first_trial_is_never_stopped_for_the_end(tmp_path):

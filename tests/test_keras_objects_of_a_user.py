@@ -432,6 +432,15 @@ def test_what_has_a_name_or_writes_elsewhere_changes_no_identity(tmp_path):
     assert hash_of(looped) == hash_of(looped)
 
 
+def test_the_order_in_which_a_builder_asks_is_no_difference():
+    """That of a set of texts is another one in each process."""
+    asked = [{"config": {"name": name}} for name in "ab"]
+    code = UserCode(builder)
+
+    assert code_identity(code, asked=asked) == code_identity(code, asked=asked[::-1])
+    assert code_identity(code, asked=asked) != code_identity(code, asked=asked[:1])
+
+
 def test_the_seed_that_keras_draws_for_an_initializer_is_no_difference():
     """Another one in each process, so that the same call could never go on."""
     own, other = (keras.layers.Dense(8, name="same") for _ in range(2))

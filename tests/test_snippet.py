@@ -17,7 +17,7 @@ from search_fixtures import make_request_of
 
 import tfbatch
 from tfbatch.configuration import Configuration
-from tfbatch.dataset_info.own_data import DataDescription
+from tfbatch.dataset_info.own_data import DataDescription, OwnData
 from tfbatch.errors import InputError
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.plug_ins import check_reference
@@ -92,6 +92,7 @@ def script(configuration, *, total_examples=542, **changes):
     given |= {key: changes.pop(key) for key in given if key in changes}
     asked = make_request_of()
     execution = changes.pop("execution", asked.execution)
+    changes |= {"data": changes.pop("data_of")} if "data_of" in changes else {}
     subject = dataclasses.replace(asked.subject, **{"model": MODEL, **changes})
     text = keras_snippet(
         configuration, derived, subject=subject, execution=execution, seed=5, **given
@@ -331,6 +332,18 @@ def test_a_builder_that_has_no_name_of_its_own_is_left_to_the_reader(builder, na
     assert f"# build_model is your own {name.split(':')[1]}\n" in text
     with pytest.raises(InputError, match=r"`--model` must be package\.module:function"):
         check_reference(name, flag="--model")
+
+
+@pytest.mark.parametrize(
+    ("where", "is_named"), [("functools:<partial>", True), ("my.data:make", False)]
+)
+def test_the_script_says_that_a_data_function_without_a_name_is_the_readers(where, is_named):
+    data = OwnData(name="make", kind="function", where=where)
+    text, _ = script(
+        Configuration(batch_size=8, base_learning_rate=0.1), data_of=data, dataset=where
+    )
+
+    assert (f"# {where} is your own: name it here as package.module:function" in text) == is_named
 
 
 def test_the_script_has_a_place_for_the_callbacks_of_the_trials():

@@ -56,6 +56,14 @@ class Left:
 NO_LIMITS = Left()
 
 
+class RefutedError(NothingLearnedError):
+    """What seemed to have learned has not, on fresh seeds."""
+
+
+class AllFailedError(SearchError):
+    """Every configuration of the search was verified, and failed on a fresh seed."""
+
+
 def find_answer(
     trials: Trials,
     *,
@@ -91,6 +99,8 @@ def find_answer(
     Raises:
         SearchError: No trial has completed.
         NothingLearnedError: The answer would be a configuration that is no better than chance.
+        RefutedError: So it is on fresh seeds.
+        AllFailedError: Every configuration that was verified failed.
     """
     objective, first_best = trials.objective, trials.searched().best()
     if first_best is None or first_best.score is None:
@@ -114,7 +124,7 @@ def find_answer(
     )
     mean = answer.recommended.objective().mean
     if chance and not chance.beaten_by(mean, objective.direction):
-        raise NothingLearnedError(
+        raise RefutedError(
             f"On fresh seeds the best configuration comes to {objective.name} {mean:.4g} on "
             f"average, which is no better than chance. {_lengthen(chance, objective)} "
             f"Every trial is in {JOURNAL} of the run folder."
@@ -152,7 +162,7 @@ def decide(
         incumbent: What is kept unless something is shown; None where nothing is to be kept.
 
     Raises:
-        SearchError: Every configuration that was verified failed.
+        AllFailedError: Every configuration that was verified failed.
     """
     evidence = dict(groups)
     baseline = trials.find(BASELINE)
@@ -172,7 +182,7 @@ def decide(
     else:
         best = trials.searched().best(without=groups)  # what failed there is not recommended
         if best is None:
-            raise SearchError("Every configuration that was verified failed on a fresh seed.")
+            raise AllFailedError("Every configuration that was verified failed on a fresh seed.")
         recommended = best.trial
         evidence[best.trial] = [best]
     times = step_seconds.where_all_have_some(one[0] for one in evidence.values())

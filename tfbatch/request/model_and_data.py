@@ -66,7 +66,9 @@ class ModelAndData:
     @property
     def name(self) -> str:
         """Such as "digits-small_cnn", for a folder's name."""
-        return f"{self.data.name}-{self.model.split(':')[-1].split('.')[-1]}"
+        model = self.model.split(":")[-1].split(".")[-1]
+        # What a lambda's folder was always called stays; no other has to be quoted in a shell.
+        return f"{self.data.name}-{model if model == '<lambda>' else model.strip('<>')}"
 
 
 class ModelAndDataOptions(TypedDict, total=False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -102,6 +103,8 @@ class AnswerWriter:
         early = failure is not None or self.stop_requested()
         failures = [failure] if failure else []
         earlier = self._earlier(answer)
+        before = read_answer(self.folder.path) if earlier else None
+        has_model = before is not None and before.status == "complete"
         answer = self._as_of_now(earlier or answer, interrupted=early)
         untested = self._untested(answer)
         if not (earlier or early or "test" in self.data.splits):
@@ -114,7 +117,7 @@ class AnswerWriter:
                     answer = answer.with_test(key, metrics)  # on disk as soon as it is measured
                     self._write(self._as_of_now(answer, interrupted=True))
         with told(self.progress, f"{BEST_MODEL} could not be written", failures):
-            self._save_best(answer.recommended)
+            self._save_best(answer.recommended, is_there=has_model)
         early = early or (self.stop_requested() and bool(untested))
         answer = self._as_of_now(answer, interrupted=early)
         with told(self.progress, "The answer could not be written", failures):
@@ -240,16 +243,22 @@ class AnswerWriter:
                 answer = answer.with_test(one.key, one.metrics.test)
         return answer
 
-    def _save_best(self, recommended: Contender) -> None:
-        """Saves the model of the first verification seed: not the luckiest one."""
+    def _save_best(self, recommended: Contender, *, is_there: bool) -> None:
+        """Saves the model of the first verification seed: not the luckiest one.
+
+        Args:
+            recommended: What is recommended.
+            is_there: Whether the file is that of the same answer, written by an earlier session.
+        """
         name, file = recommended.trials[0].trial, self.folder.path / BEST_MODEL
         first, weights = self.runner.trials.find(name), self.runner.weights_file(name)
         if first is None or not weights.exists():
-            file.unlink(missing_ok=True)  # that of an earlier answer, if there is one
-            self.progress.say(
-                f"{BEST_MODEL} is not there: the weights of {name} were not kept. `tfbatch train "
-                f"--config={self.folder.path / BEST_CONFIGURATION}` trains the model again."
-            )
+            if not is_there:
+                file.unlink(missing_ok=True)  # that of an earlier answer, if there is one
+                self.progress.say(
+                    f"{BEST_MODEL} is not there: the weights of {name} were not kept. "
+                    f"{self._trained_again()} trains the model again."
+                )
             return
         self.engine.call(
             save_model,
@@ -259,6 +268,14 @@ class AnswerWriter:
             total_examples=first.total_examples,
             path=file,
         )
+
+    def _trained_again(self) -> str:
+        """A command; the printed script where no command finds the builder."""
+        module, colon, function = self.request.subject.model.partition(":")
+        if colon and (module == "__main__" or not function.isidentifier()):
+            return "The script in plain Keras"
+        best = shlex.quote(str(self.folder.path / BEST_CONFIGURATION))
+        return f"`tfbatch train --config={best}`"
 
 
 def best_yaml(answer: Answer, *, request: Request, threads: int | None, data_on: str) -> str:

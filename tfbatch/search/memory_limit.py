@@ -97,7 +97,7 @@ def _measured(bench: Bench, memory_budget: str, largest: int) -> MemoryLimit:
     return MemoryLimit(
         memory_budget=memory_budget,
         workers=devices.workers,
-        device=report.device,
+        device=devices.kind,
         largest_asked=largest,
         largest_batch_size=report.batch_size,
         conclusion=report.conclusion(),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tfbatch.answer.answer import Answer
 from tfbatch.answer.candidates import Candidate, to_verify
 from tfbatch.answer.chance import write_chance_level
-from tfbatch.answer.find import Left, find_answer
+from tfbatch.answer.find import AllFailedError, Left, RefutedError, find_answer
 from tfbatch.answer.memory_limits import read_memory_limit
 from tfbatch.answer.plan import Plan
 from tfbatch.answer.step_seconds import read_step_seconds
@@ -143,8 +143,12 @@ class Run:
             self._write_settings()
             try:
                 return self._complete()
-            except NothingLearnedError:  # what was kept meanwhile, or by a session before, is none
-                self._writer().withdraw()
+            except (NothingLearnedError, AllFailedError) as error:
+                if isinstance(error, RefutedError) and self._has_more_to_verify():
+                    raise RefutedError(
+                        f"{error} Its verification is not complete: the same command goes on."
+                    ) from error
+                self._writer().withdraw()  # what was kept meanwhile, or by a session before
                 raise
 
     def _complete(self) -> Result:
@@ -227,7 +231,8 @@ class Run:
             while True:
                 before = len(self.trials)
                 search.run(stop_requested=self.stop_requested)
-                self._keep_answer()
+                with self._while_open():
+                    self._keep_answer()
                 self._verify()
                 self._keep_answer()
                 if len(self.trials) == before or self.stop_requested():
@@ -446,7 +451,8 @@ class Run:
             NothingLearnedError: There is nothing to verify.
             InterruptedTrialError: Running trials were asked to stop.
         """
-        self._answer()  # of a search that has learned nothing there is none
+        with self._while_open():
+            self._answer()  # of a search that has learned nothing there is none
         before = len(self.trials)
         if self.stop_requested() or not self._verification().fits(self.clock):
             return
@@ -456,9 +462,22 @@ class Run:
         left = sum(verification.missing_seconds())
         if left:
             if len(self.trials) > before:
-                self._keep_answer()
+                with self._while_open():
+                    self._keep_answer()
             self._measure_step_times([c.configuration for c in verification.candidates], left)
         self._verification().run(self.clock, stop_requested=self.stop_requested)
+
+    @contextlib.contextmanager
+    def _while_open(self) -> Iterator[None]:
+        """What fresh seeds refute is refuted for good where nothing is left to verify."""
+        try:
+            yield
+        except RefutedError:
+            if not self._has_more_to_verify():
+                raise
+
+    def _has_more_to_verify(self) -> bool:
+        return any(seconds > 0 for seconds in self._verification().missing_seconds())
 
     def _verification(self) -> Verification:
         """The race as it stands."""

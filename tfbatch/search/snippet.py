@@ -79,7 +79,7 @@ learning_rate = tfbatch.schedules.LearningRateInExamples(
     if threads is not None:
         imports = list(dict.fromkeys([*imports, "import tensorflow as tf"]))
         few = _THREADS.format(threads=threads)
-    imports += _own(subject.task, compiled=compiled, has_callbacks=has_callbacks)
+    imports += _own(subject, compiled=compiled, has_callbacks=has_callbacks)
     policy = ""
     if execution.precision != "float32":
         policy = f"keras.config.set_dtype_policy({execution.precision!r})\n"
@@ -116,9 +116,13 @@ tf.config.threading.set_inter_op_parallelism_threads({threads})
 """
 
 
-def _own(task: Task, *, compiled: bool, has_callbacks: bool) -> list[str]:
+def _own(subject: ModelAndData, *, compiled: bool, has_callbacks: bool) -> list[str]:
     """Comments on names that the script uses and only the reader can define."""
-    found = []
+    found, task = [], subject.task
+    module, colon, function = subject.dataset.partition(":")
+    is_function = isinstance(subject.data, OwnData) and subject.data.kind == "function" and colon
+    if is_function and (module == "__main__" or not function.isidentifier()):
+        found.append(f"# {subject.dataset} is your own: name it here as package.module:function")
     if not compiled and task.loss == IN_PYTHON:
         found.append("# loss is your own")
     if not compiled and IN_PYTHON in (task.metrics or ()):

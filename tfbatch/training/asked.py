@@ -228,10 +228,8 @@ class _Asking:
         if self._left % _KEPT == 0:
             gc.collect()  # models hold themselves
         try:
-            asked = self._build(chosen)
+            asked = self._built_with(chosen)
         except Exception as error:  # of the user's own code
-            if is_out_of_memory(error):  # it says nothing of the values
-                raise
             values = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
             reason = (str(error).strip().splitlines() or [""])[0]
             self.notes.append(
@@ -240,6 +238,15 @@ class _Asking:
             )
             return None
         return self._read(asked, chosen)
+
+    def _built_with(self, chosen: Mapping[str, object]) -> keras_tuner.HyperParameters:
+        try:
+            return self._build(chosen)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        gc.collect()  # the models before may have taken it
+        return self._build(chosen)
 
     def _read(self, hp: keras_tuner.HyperParameters, chosen: Mapping[str, object]) -> _Built:
         asked, active, inactive_names = {}, {}, set()

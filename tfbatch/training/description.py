@@ -198,7 +198,7 @@ def _hyperparameters(
     if searched is None and known.issuperset(given):
         return (), []
     asked = ask(first, build, given=given, taken=taken, heartbeat=heartbeat)
-    notes = list(asked.notes)
+    notes = []
     if not asked.untried:
         check_asked(builder, given, asked.names)
     elif unseen := [name for name in given if name not in (*taken, *asked.names)]:
@@ -206,11 +206,12 @@ def _hyperparameters(
             f"No build that was tried asked for {', '.join(f'`{name}`' for name in unseen)}: check "
             "the spelling."
         )
-    if searched is None:
+    if searched is None:  # then no trial is made with what was found
         return (), notes
     found = [entry for entry in asked.entries if entry["config"]["name"] not in REPLACED]
     return tuple(found), [
         *notes,
+        *asked.notes,
         *(
             f"The builder's own hyperparameter `{name}` stays at its default: tfbatch searches the "
             "batch size and the learning rate itself."

@@ -65,7 +65,7 @@ def code_identity(
     if compiled_with:
         given["compiled_with"] = compiled_with
     if asked:
-        given["hyperparameters"] = content_hash(list(asked))
+        given["hyperparameters"] = content_hash(sorted(map(content_hash, asked)))
     return {"model_source": source_hash(code.build_model), GIVEN: given}
 
 
