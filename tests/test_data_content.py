@@ -397,7 +397,7 @@ TEXTS = np.array(["cat", "dog"])[Y]
 ONE_HOT = np.eye(2, dtype=np.float32)[Y]
 FORMS = {
     "texts": (TEXTS, "sparse_categorical_crossentropy", "takes numbers.*return_inverse"),
-    "texts for amounts": (TEXTS, "mse", "loss mse takes numbers.*no numbers.*astype"),
+    "texts for amounts": (TEXTS, "mse", "loss mse takes numbers.*not numbers.*astype"),
     "texts for a function": (TEXTS, keras.losses.mean_absolute_error, "takes numbers"),
     "rows": (ONE_HOT, "sparse_categorical_crossentropy", r"class indices.*np\.argmax"),
     "indices": (Y, "categorical_crossentropy", r"one-hot.*to_categorical\(targets, 2\)"),
@@ -413,7 +413,7 @@ def test_targets_in_another_form_than_the_loss_takes_are_refused(tmp_path, form)
 
 
 def test_texts_without_a_loss_are_told_to_be_numbered_and_not_to_be_given_one(tmp_path):
-    with pytest.raises(InputError, match=r"must be classes\. .*no numbers.*return_inverse") as said:
+    with pytest.raises(InputError, match=r"must be classes\. .*not numbers.*return_inverse") as said:
         check(functional(2), stored(tmp_path, (X, TEXTS)))
     assert "mse" not in str(said.value)
 

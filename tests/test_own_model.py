@@ -331,7 +331,7 @@ def test_a_value_that_cannot_be_built_is_told_and_left_to_the_trials(regression)
     assert conditions_of(described) == {"kind": {}, "units": {"kind": ["deep"]}}
     (note,) = [note for note in described.notes if "cannot be built" in note]
     assert note == (
-        "The model cannot be built with kind='cubic', and trials with that will fail: "
+        "The model cannot be built with kind='cubic', so trials with these values will fail: "
         "ValueError: no such kind"
     )
 

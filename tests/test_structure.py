@@ -565,7 +565,7 @@ def _without_a_cause():
         (lambda: with_layer(lambda: NotDeclared())(SHAPE, 10), "`NotDeclared` is a class"),
         (
             lambda: with_layer(lambda: keras.layers.Lambda(own_function))(SHAPE, 10),
-            "What the layer `lambda` computes is in no configuration",
+            "What the layer `lambda` computes is not part of its configuration",
         ),
         (
             lambda: with_layer(lambda: keras.layers.Dense(5, own_function))(SHAPE, 10),

@@ -114,8 +114,8 @@ def _not_verified(answer: Answer) -> str:
             f"{JOURNAL} of the run folder has the messages."
         )
     return (
-        f"Not verified on fresh seeds: {figures} The same command verifies it, where the time and "
-        "--verification_seeds allow it."
+        f"Not verified on fresh seeds: {figures} The same command verifies it, if the time and "
+        "--verification_seeds allow."
     )
 
 

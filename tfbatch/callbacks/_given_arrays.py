@@ -47,7 +47,7 @@ def _as_array(leaf: object, what: str) -> npt.NDArray[Any]:
         raise InputError(
             f"{what} must be arrays of numbers or text, with the examples in the first dimension. "
             f"Received: {type(leaf).__name__}. Give `np.asarray(...)` of a list of numbers, "
-            "`.toarray()` of a sparse matrix, and numbers for the columns of a DataFrame."
+            "`.toarray()` of a sparse matrix, and only numeric columns of a DataFrame."
         ) from error
     # A Series of pandas is a column, as it is in `fit`; a vector of NumPy is none.
     is_column = array.ndim == 1 and type(leaf).__module__.split(".")[0] == "pandas"

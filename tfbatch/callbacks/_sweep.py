@@ -64,8 +64,8 @@ def loss_in(logs: Mapping[str, float] | None) -> float:
         names = ", ".join(f"`{name}`" for name in logs) or "nothing"
         raise InputError(
             "A range test judges a learning rate by the `loss` that the training step logs. "
-            f"Received: a `train_step` that logs {names}. Let it return the value that the swept "
-            'optimizer minimizes as "loss" too.'
+            f"Received: a `train_step` that logs {names}. Let it return, as `loss` too, the value "
+            "that the swept optimizer minimizes."
         )
     return float(logs["loss"])
 

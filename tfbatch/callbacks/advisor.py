@@ -167,7 +167,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         for leaf in keras.tree.flatten(self._batch):
             if isinstance(leaf, tf.SparseTensor | tf.RaggedTensor):
                 self._no_steps = f"the batches hold a {type(leaf).__name__}, whose examples are "
-                self._no_steps += "not repeated or left out"
+                self._no_steps += "not repeated or dropped to make other batch sizes"
                 return
         try:
             self._steps = time_steps(self.model, self._batch, sizes)

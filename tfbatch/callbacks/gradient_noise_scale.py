@@ -66,7 +66,7 @@ class GradientNoiseScale(CountsSteps):
         refused: Why the training's batches cannot be measured; empty where they can.
 
     Raises:
-        InputError: An argument out of its range; what are no arrays, or arrays of unequal lengths.
+        InputError: An argument out of its range; `x` and `y` that are not arrays of equal length.
             At the beginning of `fit`: a `tf.distribute` strategy, a train_step of the model's own,
             a loss that is summed, float16. At the first measured batch: a loss that is not a mean
             over its examples, a sparse tensor.

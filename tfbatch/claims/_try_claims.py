@@ -112,7 +112,7 @@ def try_claims(
 
     Returns:
         A verdict on each claim with its evidence; verdicts.json and verdicts.html in the run folder
-        hold the same. Ctrl-C while cards run ends them with the verdicts so far.
+        hold the same. Ctrl-C while cards run ends the run and returns the verdicts so far.
 
     Raises:
         InputError: Something asked for cannot be used; nothing was trained.

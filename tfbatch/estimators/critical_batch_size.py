@@ -252,5 +252,5 @@ def _doubts(interval: Interval, runs: Sequence[StepsToTarget]) -> list[str]:
     if censored_share > LARGEST_CENSORED_SHARE:
         doubts.append(f"{censored_share:.0%} of the runs fell short of the target")
     if bounds > LARGEST_CENSORED_SHARE:
-        doubts.append(f"{bounds:.0%} of the runs reached it by their first evaluation or before")
+        doubts.append(f"{bounds:.0%} of the runs reached the target by their first evaluation")
     return doubts

@@ -85,8 +85,8 @@ def _check_file(uri: str) -> None:
     nearest = next(one for one in (path, *path.absolute().parents) if one.exists())
     if path.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(
-            "MLflow's `destination` must be a file that can be written, or in a folder where one "
-            f"can. Received: {uri}. Give another: --destination=sqlite:////FOLDER/mlflow.db."
+            "MLflow's `destination` must be a file that can be written, or a new file in a "
+            f"writable folder. Received: {uri}. Give another: --destination=sqlite:////FOLDER/mlflow.db."
         )
 
 

@@ -31,7 +31,7 @@ def with_memory_bound(
 
     Between KerasTuner's chief and its workers (`KERASTUNER_ORACLE_IP`) no bound is learned: an
     error's message does not reach the chief, where a lack of memory is a failure like any other.
-    Give such a search batch sizes that fit, or more `max_consecutive_failed_trials`.
+    Give such a search batch sizes that fit, or a larger `max_consecutive_failed_trials`.
 
     Example:
         ```python

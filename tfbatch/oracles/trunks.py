@@ -280,7 +280,7 @@ class Trunks:
             return ""
         return (
             f"The {self._most_trials:g} configurations of --max_trials are begun and trained as "
-            "far as they are worth it; a larger one goes on."
+            "far as they are worth it; a larger --max_trials continues the search."
         )
 
     def _why(self) -> str:

@@ -146,7 +146,7 @@ class Run:
             except (NothingLearnedError, AllFailedError) as error:
                 if isinstance(error, RefutedError) and self._has_more_to_verify():
                     raise RefutedError(
-                        f"{error} Its verification is not complete: the same command goes on."
+                        f"{error} Verification is incomplete: the same command continues it."
                     ) from error
                 self._writer().withdraw()  # what was kept meanwhile, or by a session before
                 raise

@@ -302,10 +302,10 @@ def _trainable(search: SearchConfig, model: ModelDescription, progress: Progress
     no_branches = model.no_branches if search.oracle.branches(schedules) else ""
     if whole is None and no_branches:
         raise InputError(
-            f"The oracle {search.oracle.name} lets trainings go on with another schedule, so the "
+            f"The oracle {search.oracle.name} continues trainings under another schedule, so the "
             f"model must be compiled with one of the optimizers {', '.join(OPTIMIZERS.names())}. "
-            f"Received: another one ({no_branches}). Give --search=joint, which makes whole "
-            "trainings, or compile the model with one of them."
+            f"Received: another one ({no_branches}). Compile the model with one of these, or give "
+            "--search=joint, which makes whole trainings."
         )
     reason = model.whole_only or no_branches
     if not reason or whole is None or whole is search.oracle:

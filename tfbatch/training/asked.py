@@ -233,7 +233,7 @@ class _Asking:
             values = ", ".join(f"{name}={value!r}" for name, value in chosen.items())
             reason = (str(error).strip().splitlines() or [""])[0]
             self.notes.append(
-                f"The model cannot be built with {values}, and trials with that will fail: "
+                f"The model cannot be built with {values}, so trials with these values will fail: "
                 f"{type(error).__name__}: {reason}"
             )
             return None

@@ -41,9 +41,9 @@ def text_targets(data: Data) -> str | None:
 
 def _no_numbers(target: TargetContent, split: str) -> str:
     return (
-        f"Received: {target.name} that are no numbers in your `{split}` data. Number classes from "
-        "0, such as by np.unique(labels, return_inverse=True)[1]; of text that holds amounts give "
-        "the numbers, such as by np.asarray(texts).astype(float)."
+        f"Received: {target.name} that are not numbers in your `{split}` data. Number classes from "
+        "0, such as by np.unique(labels, return_inverse=True)[1]; convert amounts written as text, "
+        "such as by np.asarray(texts).astype(float)."
     )
 
 

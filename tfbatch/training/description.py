@@ -314,9 +314,9 @@ def _retracing_notes(model: Any) -> Iterator[str]:
     if cause:
         yield (
             f"{cause}, so that each trial traces the model anew. All trials share one traced "
-            "program if every class of your own, also of a loss or a metric, is declared with "
-            "@tfbatch.reusable: what it does must follow from its configuration, its weights and "
-            "plain attributes. A function is kept in such a class."
+            "program if every class of your own, including losses and metrics, is declared with "
+            "@tfbatch.reusable: its behavior must depend only on its configuration, its weights "
+            "and plain attributes. Wrap a function of your own in such a class."
         )
 
 

@@ -173,7 +173,7 @@ def check_asked(builder: BuildModel, arguments: Iterable[str], asked: Sequence[s
                 f"parameter that it names. Received: `{name}`."
                 f"{did_you_mean(name, [*free, *asked])} It asks for: "
                 f"{', '.join(asked) or 'nothing'}; its parameters: {', '.join(free) or 'none'}. "
-                "If it asks for it only with certain other values, give these, too."
+                f"If it asks for `{name}` only with certain values of others, give those, too."
             )
 
 

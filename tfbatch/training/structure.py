@@ -93,14 +93,14 @@ def cause_of_retracing(model: keras.Model) -> str:
         if _is_foreign(layer):
             return _of_your_own(layer)
         if _differs_by_instance(layer):
-            return f"What the layer `{layer.name}` computes is in no configuration"
+            return f"What the layer `{layer.name}` computes is not part of its configuration"
     parts = [_attributes(layer) for layer in layers] + list(_operations(layers))
     for part in (*_parts_of_objects(_compilation(model)), *_parts(parts)):
         if _is_foreign(part):
             return _of_your_own(part)
     # A second optimizer's slots would go on from trial to trial.
     if any(isinstance(part, keras.optimizers.Optimizer) for part in _parts(parts)):
-        return "The model holds an optimizer beside its own"
+        return "The model holds a second optimizer"
     return ""
 
 
