@@ -23,7 +23,7 @@ from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
 from tfbatch.estimators.side_by_side import Passages
 from tfbatch.reporting.recorded import _machine
 from tfbatch.request.execution import Execution
-from tfbatch.run_folder.files import GPU_SHARING, PRICES
+from tfbatch.run_folder.files import GPU_SHARING
 from tfbatch.search import gpu_sharing, preparation, worker_engine
 from tfbatch.search.gpu_sharing import SharingRequest, share_gpus, workers_that_fit
 from tfbatch.search.progress import Progress
@@ -428,10 +428,9 @@ def test_a_run_measures_keeps_and_says_the_number_and_a_resumed_one_does_not_mea
     find(tmp_path / "run", dense, search="trunks", max_trials=2)
     printed = " ".join(capsys.readouterr().out.split())
     kept = json.loads((tmp_path / "run" / GPU_SHARING).read_text())
-    prices = json.loads((tmp_path / "run" / PRICES).read_text())
 
     assert "Each GPU gets 2 trials at a time (--workers_per_gpu=auto)" in printed
-    assert kept["workers_per_gpu"] == prices["workers"] == 2
+    assert kept["workers_per_gpu"] == 2
     assert kept["examples_per_second"].keys() == {"1", "2"}
     assert all(rate > 0 for rate in kept["examples_per_second"].values())
     assert kept["reason"] == "4 on each would have less than a core each"
