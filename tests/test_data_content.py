@@ -413,7 +413,9 @@ def test_targets_in_another_form_than_the_loss_takes_are_refused(tmp_path, form)
 
 
 def test_texts_without_a_loss_are_told_to_be_numbered_and_not_to_be_given_one(tmp_path):
-    with pytest.raises(InputError, match=r"must be classes\. .*not numbers.*return_inverse") as said:
+    with pytest.raises(
+        InputError, match=r"must be classes\. .*not numbers.*return_inverse"
+    ) as said:
         check(functional(2), stored(tmp_path, (X, TEXTS)))
     assert "mse" not in str(said.value)
 
