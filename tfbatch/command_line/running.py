@@ -25,6 +25,7 @@ from tfbatch.process.generated_files import remove_generated_files
 from tfbatch.process.steady_stream import SteadyStream
 from tfbatch.process.stop_signal import SIGNALS
 from tfbatch.process.stop_signal import StopSignal as StopSignal
+from tfbatch.schema import expanded
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,12 +82,7 @@ def path_of(text: str | None) -> Path | None:
     Raises:
         InputError: The home directory of an unknown user.
     """
-    if not text:
-        return None
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{error} Received: {text!r}.") from error
+    return expanded(text) if text else None
 
 
 def parse_arguments(text: str, *, flag: str) -> dict[str, bool | int | float | str]:
