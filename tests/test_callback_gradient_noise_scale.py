@@ -268,7 +268,7 @@ def test_inputs_alone_and_structures_of_arrays_are_drawn_from_alike():
         (np.zeros((0, 4)), None, "at least 1"),
         (scipy.sparse.eye_array(9, format="csr"), None, "Received: csr_array. .*toarray"),
         ([[1.0, 2.0], [3.0, 4.0]], None, "Received: float. Give `np.asarray"),
-        (pd.DataFrame({"a": [True], "b": [1.0]}), None, "Received: DataFrame. .*numbers for the"),
+        (pd.DataFrame({"a": [True], "b": [1.0]}), None, "DataFrame. .*only numeric columns"),
         (np.zeros((9, 4)), pd.Series(["a", None] * 9), "Received: Series"),
     ],
     ids=["lengths", "empty", "sparse", "list", "objects", "missing text"],
