@@ -62,6 +62,20 @@ def test_setup_cfg_lists_every_package_folder_and_no_other(settings):
     ]
 
 
+def test_every_page_names_the_oldest_python_that_setup_cfg_requires(settings):
+    floor = settings["options"]["python_requires"].removeprefix(">=")
+    classifiers = lines(settings["metadata"]["classifiers"])
+    minors = [int(one.split("3.")[1]) for one in classifiers if ":: 3." in one]
+    pages = {name: (ROOT / name).read_text() for name in ("README.md", "docs/index.md", "Makefile")}
+    said = {name: re.findall(r"Python (3\.\d+) or newer", text) for name, text in pages.items()}
+
+    assert said == {name: [floor] for name in pages}
+    assert f"3.{min(minors)}" == floor
+    assert f"sys.version_info < ({floor.replace('.', ', ')})" in pages["Makefile"]
+    assert f'"py{floor.replace(".", "")}"' in (ROOT / "ruff.toml").read_text()
+    assert settings["mypy"]["python_version"] == floor
+
+
 def test_no_folder_with_modules_lacks_an_init():
     folders = {path.parent for path in (ROOT / "tfbatch").rglob("*.py")}
 

@@ -411,7 +411,7 @@ class TrialRunner:
             spec,
             outcome,
             score=score_of(outcome.status, value),
-            finished_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            finished_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
         self._folder.journal.append(row)
         finished = read_row(row)
