@@ -199,7 +199,7 @@ def run_of(request: Request, folder: RunFolder, places: int) -> Run:
         time.monotonic(),
         UNTRAINED,
         build_model=_build,
-        has_callbacks=False,
+        callbacks=None,
         largest_batch_size=None,
     )
 

@@ -29,6 +29,8 @@ from tfbatch.errors import (
     StoppedError,
 )
 from tfbatch.estimators.chance_level import ChanceLevel
+from tfbatch.request.task import IN_PYTHON, Task
+from tfbatch.request.training_config import load_training_config
 from tfbatch.run_folder.files import WALL_TIME
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.journal import read_rows
@@ -82,14 +84,17 @@ class Told(Progress):
 def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, **tasks):
     """One session of tfbatch.search.run; the result and what was said."""
     minutes, only_times = tasks.pop("max_minutes", None), tasks.pop("only_times", False)
-    max_trials = tasks.pop("max_trials", 3)
+    max_trials, callbacks = tasks.pop("max_trials", 3), tasks.pop("callbacks", None)
+    given = {name: tasks.pop(name) for name in ("model", "task") if name in tasks}
     request = make_request_of(
         objective="val_loss",
         max_trials=max_trials,
         model="resnet",
         max_minutes=minutes,
         run_dir=path,
+        for_length=tasks.pop("for_length", None),
     )
+    request = dataclasses.replace(request, subject=dataclasses.replace(request.subject, **given))
     request = dataclasses.replace(request, only_times=only_times)
     told = Told()
     engine = Engine(trainer or Trainer(), tasks)
@@ -109,7 +114,7 @@ def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, **t
             time.monotonic(),
             untrained,
             build_model=build,
-            has_callbacks=True,
+            callbacks=callbacks,
             largest_batch_size=None,
         )
         return run.complete(), told.lines, engine
@@ -130,6 +135,42 @@ def one_line(lines, start):
     (line,) = [line for line in lines if line.startswith(start)]
     assert "\n" not in line
     return line
+
+
+@pytest.mark.parametrize("callbacks", ["mine:make_callbacks", IN_PYTHON, None])
+def test_best_yaml_names_the_callbacks_that_the_trials_had(tmp_path, callbacks):
+    complete(tmp_path, callbacks=callbacks)
+
+    assert load_training_config(tmp_path / "best.yaml").callbacks == callbacks
+    assert ("callbacks" in (tmp_path / "best.yaml").read_text()) == bool(callbacks)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"model": "__main__:build"},
+        {"model": "m:f.<locals>.g"},
+        {"model": "m:<lambda>"},
+        {"task": Task(IN_PYTHON)},
+        {"task": Task("mse", (IN_PYTHON,))},
+        {"callbacks": IN_PYTHON},
+    ],
+    ids=str,
+)
+def test_no_command_is_named_for_what_was_given_in_python(tmp_path, given):
+    result, _, _ = complete(tmp_path, for_length="100 epochs", **given)
+    longer = result.answer.longer_run
+
+    assert "tfbatch.train" not in longer.check_with
+    total = 100 * NUM_EXAMPLES
+    assert f"the script in plain Keras with total_examples={total} and" in longer.lines()[1]
+    assert "tfbatch.train" not in result.summary()
+
+
+def test_a_command_is_named_for_what_has_a_name(tmp_path):
+    result, _, _ = complete(tmp_path, for_length="100 epochs", model="m:g", callbacks="m:h")
+
+    assert f"-m tfbatch.train --config={tmp_path}/best.yaml" in result.answer.longer_run.check_with
 
 
 def test_a_run_that_comes_to_its_end_is_complete(tmp_path):
@@ -160,7 +201,7 @@ def test_a_run_that_comes_to_its_end_is_complete(tmp_path):
     ids=["killed worker", "exception"],
 )
 def test_a_stage_after_verification_fails_alone(tmp_path, task, sentence, error):
-    result, lines, engine = complete(tmp_path, **{task: fails(error)})
+    result, lines, engine = complete(tmp_path, **{task: fails(error)}, callbacks="mine:make")
 
     assert str(error).splitlines()[0] in one_line(lines, sentence)
     assert on_disk(tmp_path) == result.recommendation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import resource
@@ -27,6 +28,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RunFolderError
 from tfbatch.models import resnet
 from tfbatch.quantities import TrainingLength
+from tfbatch.request.task import IN_PYTHON
 from tfbatch.request.training_config import TrainingConfig
 from tfbatch.run_folder.files import partial_file
 from tfbatch.schema import Named
@@ -391,7 +393,9 @@ def test_two_processes_write_one_checkpoint_side_by_side(tmp_path, monkeypatch):
 
 def test_each_training_of_a_configuration_has_its_own_checkpoint_by_default(tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(single, "train_once", lambda *_, **more: given.append(more) or {})
+    monkeypatch.setattr(
+        single, "train_once", lambda *_, **more: given.append(more) or single.Trained({})
+    )
     config = tmp_path / "best.yaml"
     config.write_text(
         "dataset: digits\nmodel: small_cnn\ntrial_length: 1 epochs\nseed: 1\n"
@@ -403,6 +407,45 @@ def test_each_training_of_a_configuration_has_its_own_checkpoint_by_default(tmp_
     beside = given[0]["checkpoint"]
     assert beside("0123456789abcdef") == tmp_path / "best-checkpoint-01234567.npz"
     assert given[1]["checkpoint"] == tmp_path / "mine.npz"
+
+
+def trained_as_named(digits, monkeypatch, callbacks):
+    """What `train_once` says where the trials had callbacks of this name."""
+    monkeypatch.setattr(single, "prepare_data", lambda *_, **__: digits)
+    monkeypatch.setattr(single, "find_model_builder", lambda name: with_dropout)
+    config = TrainingConfig(
+        dataset="digits",
+        model="mine:build",
+        trial_length=TrainingLength.parse("64 examples"),
+        seed=1,
+        callbacks=callbacks,
+        configuration=SPEC.configuration,
+    )
+    said = []
+    single.train_once(config, threads=1, say=said.append, verbose=0)
+    return "\n".join(said)
+
+
+def test_train_makes_the_callbacks_that_the_configuration_names(digits, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "callbacks_of_a_user.py").write_text(
+        "import keras\nseen = []\ndef make():\n"
+        "    return [keras.callbacks.LambdaCallback(on_epoch_end=lambda *a: seen.append(a))]\n"
+    )
+    said = trained_as_named(digits, monkeypatch, "callbacks_of_a_user:make")
+
+    assert importlib.import_module("callbacks_of_a_user").seen
+    assert "callbacks" not in said
+    with pytest.raises(InputError, match=r"`callbacks=callbacks_of_a_user:mike`: .*`make`"):
+        trained_as_named(digits, monkeypatch, "callbacks_of_a_user:mike")
+
+
+def test_train_says_that_it_lacks_callbacks_which_were_given_in_python(digits, monkeypatch):
+    said = trained_as_named(digits, monkeypatch, IN_PYTHON)
+
+    assert "The trials had callbacks that were given in Python" in said
+    assert "goes without them" in said
+    assert "callbacks" not in trained_as_named(digits, monkeypatch, None)
 
 
 def test_a_training_of_a_changed_model_or_another_seed_is_another_one(digits):

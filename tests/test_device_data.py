@@ -486,8 +486,8 @@ def test_train_makes_batches_where_it_is_asked_and_comes_to_the_same(
             configuration=SPEC.configuration,
         )
         output = tmp_path / f"{place}.keras"
-        metrics = train_once(config, output=output, threads=1, say=heard.append, verbose=0)
-        found[place] = metrics, keras.models.load_model(output).get_weights()
+        ended = train_once(config, output=output, threads=1, say=heard.append, verbose=0)
+        found[place] = ended.metrics, keras.models.load_model(output).get_weights()
 
     assert on_device == [False, True]
     assert all(map(np.array_equal, found["host"][1], found["device"][1]))

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from search_fixtures import make_request_of
 
 from tfbatch.errors import InputError
-from tfbatch.python_objects import PythonObjects, task_of
+from tfbatch.python_objects import PythonObjects, task_of, user_code
 from tfbatch.request.task import IN_PYTHON
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.training.by_value import copied, dumps
@@ -511,3 +512,15 @@ def test_a_run_of_an_earlier_version_goes_on_with_what_it_did_not_keep(tmp_path)
 
     with RunFolder(tmp_path, identity=now, budget={}) as run:
         assert run.journal.rows
+
+
+def test_callbacks_are_named_where_they_were_given_by_name():
+    subject = make_request_of(model="mlp").subject
+
+    def name_of(**given):
+        return user_code(subject, PythonObjects(**given)).callbacks_name
+
+    assert name_of(callbacks=list, callbacks_name="mine:make") == "mine:make"
+    assert name_of(callbacks=list) == IN_PYTHON
+    assert name_of(callbacks=[keras.callbacks.TerminateOnNaN()]) == IN_PYTHON
+    assert (name_of(), name_of(callbacks=[])) == (None, None)

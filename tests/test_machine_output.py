@@ -33,6 +33,7 @@ from tfbatch.errors import InputError, NothingLearnedError
 from tfbatch.finder import plan_request
 from tfbatch.instruments.run_all import ProbeReport, Section
 from tfbatch.quantities import TrainingLength
+from tfbatch.request.task import IN_PYTHON
 from tfbatch.request.training_config import Reported, TrainingConfig
 from tfbatch.run_folder.files import RECOMMENDATION
 from tfbatch.schema import Named, write_yaml
@@ -156,12 +157,40 @@ def test_a_command_prints_one_document_of_its_schema(name, run_dir, monkeypatch,
 
 
 def test_a_training_repeats_what_the_search_reported_of_it(run_dir, monkeypatch, capfd):
-    monkeypatch.setattr(tfbatch.training.single, "train_once", lambda *_, **__: {})
-    main, arguments = train(run_dir, monkeypatch)
-    main([*arguments, "--json"])
+    found = trained(run_dir, monkeypatch, capfd)
 
-    reported = json.loads(capfd.readouterr().out)["result"]["reported"]
-    assert reported == "val_loss 1.7980 ± 0.1587 (n=3)"
+    assert found["reported"] == "val_loss 1.7980 ± 0.1587 (n=3)"
+    assert found["diverged"] is None
+
+
+def test_a_training_without_the_trials_callbacks_does_not_repeat_it(run_dir, monkeypatch, capfd):
+    lacks = BEST.model_copy(update={"callbacks": IN_PYTHON})
+    monkeypatch.setattr(tfbatch.train, "load_training_config", lambda _: lacks)
+
+    assert trained(run_dir, monkeypatch, capfd)["reported"] is None
+
+
+def test_a_training_that_diverged_says_so_to_programs_and_to_people(run_dir, monkeypatch, capfd):
+    assert trained(run_dir, monkeypatch, capfd, "the loss grew")["diverged"] == "the loss grew"
+    main, arguments = train(run_dir, monkeypatch)
+    main([*arguments, "--quiet"])
+
+    assert capfd.readouterr().out.startswith("The training diverged: the loss grew.\n")
+
+
+def trained(run_dir, monkeypatch, capfd, diverged=None):
+    """The result that `train --json --quiet` prints, and nothing else."""
+
+    def train_once(*_, say, **__):
+        say("Training with 2 threads")
+        return tfbatch.training.single.Trained({"validation": {"loss": 1.0}}, diverged)
+
+    monkeypatch.setattr(tfbatch.training.single, "train_once", train_once)
+    main, arguments = train(run_dir, monkeypatch)
+    main([*arguments, "--json", "--quiet"])
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    return json.loads(printed.out)["result"]
 
 
 def test_without_quiet_people_read_the_standard_error(run_dir, monkeypatch, capfd):

@@ -138,6 +138,15 @@ def check_reference(text: str, *, flag: str) -> None:
         raise InputError(f"`{flag}` must be package.module:function. Received: {text!r}.")
 
 
+def is_importable(reference: str) -> bool:
+    """Whether another process may find what `package.module:function` names.
+
+    It finds nothing of a script or a notebook, nothing nested, and no lambda.
+    """
+    module, _, function = reference.partition(":")
+    return module != "__main__" and function.isidentifier()
+
+
 def find_function(reference: str, *, flag: str) -> Callable[..., object]:
     """The function that `package.module:function` names, as Python finds it from this folder.
 

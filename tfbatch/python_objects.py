@@ -35,6 +35,7 @@ class PythonObjects:
         make_dataset: The data's function.
         payload: Arrays or Datasets, to be stored in the run folder.
         callbacks: Keras callbacks, or a function that makes them.
+        callbacks_name: `package.module:function` of the latter, where it was given by that name.
         loss: The loss of a model that is not compiled.
         metrics: Its metrics, in a list or in a dict by the model's outputs.
     """
@@ -43,6 +44,7 @@ class PythonObjects:
     make_dataset: Callable[..., object] | None = None
     payload: object = None
     callbacks: Callable[[], list[keras.callbacks.Callback]] | Callbacks | None = None
+    callbacks_name: str | None = None
     loss: object = None
     metrics: Metrics | None = None
 
@@ -115,15 +117,17 @@ def user_code(subject: ModelAndData, objects: PythonObjects) -> UserCode:
     if isinstance(data, OwnData) and data.kind == "function" and not make_dataset:
         make_dataset = find_function(data.where, flag="--data")
     task = subject.task
+    callbacks = as_factory(objects.callbacks)
     return UserCode(
         build_model,
-        as_factory(objects.callbacks),
+        callbacks,
         make_dataset,
         Compilation(
             task.loss if objects.loss is None else objects.loss,
             task.metrics if objects.metrics is None else objects.metrics,
             task.class_weight,
         ),
+        None if callbacks is None else objects.callbacks_name or IN_PYTHON,
     )
 
 

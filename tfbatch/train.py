@@ -86,31 +86,42 @@ def main(arguments: list[str]) -> int:
 
     # Keras shows its epochs on the standard output, which is for the document then.
     with contextlib.redirect_stdout(sys.stderr if FLAGS.json else sys.stdout):
-        metrics = train_once(
+        trained = train_once(
             config,
             records_dir=records_dir,
             output=output,
             checkpoint=checkpoint or functools.partial(_checkpoint_beside, source),
             checkpoint_seconds=FLAGS.checkpoint_seconds,
             threads=threads,
+            say=_silent if FLAGS.quiet else print,
             verbose=0 if FLAGS.quiet else 2,
         )
+    reported = None if config.lacks_callbacks else config.reported
+    if trained.diverged and not (FLAGS.json and FLAGS.quiet):
+        people = sys.stderr if FLAGS.json else sys.stdout
+        print(f"The training diverged: {trained.diverged}.", file=people)
     if FLAGS.json:
         from tfbatch.command_line.results import TrainResult  # imports SciPy
 
         found = TrainResult(
-            metrics=metrics,
+            metrics=trained.metrics,
+            diverged=trained.diverged,
             output=str(output) if output else None,
-            reported=None if config.reported is None else str(config.reported),
+            reported=None if reported is None else str(reported),
         )
         print(json_text("train", found), end="")
         return 0
-    for split, values in metrics.items():
+    for split, values in trained.metrics.items():
         shown = (f"{name} {four_decimals(value)}" for name, value in values.items())
         print(f"{split}: " + ", ".join(shown))
-    if config.reported:
-        print(f"reported by the search: {config.reported}")
+    if reported:
+        print(f"reported by the search: {reported}")
     return 0
+
+
+def _silent(text: str) -> None:
+    """Says nothing."""
+    del text
 
 
 def _checkpoint_beside(config: Path, identity: str) -> Path:

@@ -299,7 +299,7 @@ def main(arguments: list[str]) -> int:
             with stop.starting_up():
                 result = run_request(
                     request,
-                    PythonObjects(callbacks=_callbacks()),
+                    PythonObjects(callbacks=_callbacks(), callbacks_name=FLAGS.callbacks or None),
                     progress=progress,
                     stop_requested=stop,
                     started=STARTED,
@@ -360,7 +360,7 @@ def _plan(request: Request) -> int:
             with stop.starting_up():
                 plan = plan_request(
                     request,
-                    PythonObjects(callbacks=_callbacks()),
+                    PythonObjects(callbacks=_callbacks(), callbacks_name=FLAGS.callbacks or None),
                     progress=progress,
                     stop_requested=stop,
                     started=STARTED,

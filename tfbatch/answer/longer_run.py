@@ -68,7 +68,7 @@ class LongerRun(Strict):
         right: In how many cases the kept rate was within one octave of the best.
         in_full: In how many the best rate of the same seeds at the longer length was.
         cases: Number of cases.
-        check_with: The longer run that checks it.
+        check_with: The longer run that checks it: a command, or what to do where none can.
     """
 
     length: TrainingLengthText
@@ -93,6 +93,7 @@ class LongerRun(Strict):
         learning_rate: float,
         metric: str,
         run_dir: Path,
+        script_examples: int | None = None,
     ) -> LongerRun:
         """The prediction for a run's answer.
 
@@ -103,15 +104,14 @@ class LongerRun(Strict):
             learning_rate: The recommended learning rate.
             metric: The run's objective; one that is no accuracy is taken for a loss.
             run_dir: The run folder.
+            script_examples: The length in examples, where no command can train the answer and the
+                printed script must; else None.
         """
         by = "accuracy" if is_accuracy(metric) else "loss"
         known = min(
             (one for one in KEPT_RATES if one.metric == by),
             key=lambda one: abs(math.log(times / one.times)),
         )
-        best = run_dir / BEST_CONFIGURATION
-        python = sys.executable  # the environment need not be activated
-        command = [python, "-m", "tfbatch.train", f"--config={best}", f"--length={length}"]
         return cls(
             length=length,
             times=times,
@@ -123,7 +123,11 @@ class LongerRun(Strict):
             right=known.right,
             in_full=known.in_full,
             cases=known.cases,
-            check_with=shlex.join(command),
+            check_with=(
+                _command(length, run_dir)
+                if script_examples is None
+                else _script(script_examples, times)
+            ),
         )
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
@@ -144,5 +148,19 @@ class LongerRun(Strict):
         )
 
     def lines(self) -> tuple[str, str]:
-        """The prediction, and the command that checks it."""
+        """The prediction, and what checks it."""
         return self.prediction, f"The longer run that checks it: {self.check_with}"
+
+
+def _command(length: TrainingLength, run_dir: Path) -> str:
+    python = sys.executable  # the environment need not be activated
+    best = f"--config={run_dir / BEST_CONFIGURATION}"
+    return shlex.join([python, "-m", "tfbatch.train", best, f"--length={length}"])
+
+
+def _script(examples: int, times: float) -> str:
+    return (
+        f"the script in plain Keras with total_examples={examples} and num_examples={examples}, "
+        f"and with epochs and warmup_examples {times:.3g} times as large (no command can import "
+        "what was given in Python)"
+    )

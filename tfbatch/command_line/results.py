@@ -40,11 +40,15 @@ class TrainResult(Strict):
 
     Attributes:
         metrics: By split, then by name.
+        diverged: Why the training was ended early: its loss had grown beyond where it began, or was
+            not finite. None where it was not.
         output: Where the model was saved, or None.
-        reported: What the search reported of this configuration; None where it is not one's.
+        reported: What the search reported of this configuration; None where it is not one's, or
+            where its trials had callbacks that this training lacks.
     """
 
     metrics: dict[str, dict[str, Number]]
+    diverged: str | None = None
     output: str | None = None
     reported: str | None = None
 

@@ -21,8 +21,9 @@ from tfbatch.pipeline.dataset_names import (
     find_dataset,
     is_derived,
 )
+from tfbatch.plug_ins import is_importable
 from tfbatch.request.backend import check_backend
-from tfbatch.request.task import Task
+from tfbatch.request.task import IN_PYTHON, Task
 from tfbatch.schema import Named, as_plain, expanded, validate
 from tfbatch.workers import ProcessEndedError, warm_slot
 
@@ -62,6 +63,15 @@ class ModelAndData:
     def batched(self) -> bool | None:
         """Whether the user's own Dataset gives batches, if the user states it."""
         return self.data.batched if isinstance(self.data, OwnData) else None
+
+    @property
+    def is_importable(self) -> bool:
+        """Whether a command can train it: it has a name for all that is given."""
+        data = self.data
+        names = [self.model] if ":" in self.model else []
+        names += [data.where] if isinstance(data, OwnData) and data.kind == "function" else []
+        parts = (self.task.loss, *(self.task.metrics or ()))
+        return all(map(is_importable, names)) and IN_PYTHON not in parts
 
     @property
     def name(self) -> str:

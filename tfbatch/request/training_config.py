@@ -9,6 +9,7 @@ from pydantic import Field
 
 from tfbatch.configuration import Configuration
 from tfbatch.quantities import TrainingLengthText, four_decimals
+from tfbatch.request.task import IN_PYTHON
 from tfbatch.schema import Strict, load
 
 
@@ -43,6 +44,8 @@ class TrainingConfig(Strict):
             tfbatch.training.data_place.
         strategy: "mirrored" to train on all GPUs of the machine, or None.
         threads: Threads of the trials on a CPU; None: as many as there are cores.
+        callbacks: `package.module:function` that makes Keras callbacks; "(given in Python)" where
+            the trials had some that no name stands for; or None.
         loss: Name of a Keras loss, for a model that its builder does not compile; or None.
         metrics: Names of Keras metrics, for the same; or None.
         class_weight: Weight of each class in the training loss, or None.
@@ -61,11 +64,17 @@ class TrainingConfig(Strict):
     data_on: Literal["auto", "device", "host"] = "host"
     strategy: Literal["mirrored"] | None = None
     threads: int | None = Field(default=None, ge=1)
+    callbacks: str | None = None
     loss: str | None = None
     metrics: tuple[str, ...] | None = None
     class_weight: dict[int, float] | None = None
     configuration: Configuration
     reported: Reported | None = None
+
+    @property
+    def lacks_callbacks(self) -> bool:
+        """Whether the trials had callbacks that this training cannot have."""
+        return self.callbacks == IN_PYTHON
 
 
 def load_training_config(path: Path) -> TrainingConfig:

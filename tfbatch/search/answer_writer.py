@@ -19,6 +19,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchError
 from tfbatch.request.request import Request
+from tfbatch.request.task import IN_PYTHON
 from tfbatch.request.training_config import Reported, TrainingConfig
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import (
@@ -60,7 +61,8 @@ class AnswerWriter:
         stop_requested: Whether the user has asked to stop.
         build_model: The model's builder, for the snippet.
         compiled: Whether it compiles the model.
-        has_callbacks: Whether the trials ran with callbacks of the user's own.
+        callbacks: `package.module:function` that makes the callbacks of the user's own with which
+            the trials ran, "(given in Python)" where that has no name, or None.
     """
 
     request: Request
@@ -74,7 +76,7 @@ class AnswerWriter:
     stop_requested: Callable[[], bool]
     build_model: Callable[..., keras.Model]
     compiled: bool
-    has_callbacks: bool
+    callbacks: str | None
 
     def keep(self, answer: Answer) -> None:
         """Writes the answer so far, unless the files hold one that rests on the same trials.
@@ -150,7 +152,7 @@ class AnswerWriter:
             data=self.data,
             build_model=self.build_model,
             compiled=self.compiled,
-            has_callbacks=self.has_callbacks,
+            has_callbacks=self.callbacks is not None,
             seed=recommended.trials[0].seed,
             threads=self._threads,
         )
@@ -173,19 +175,30 @@ class AnswerWriter:
         if length is None:
             return None
         examples = self.data.splits["train"]
+        longer = length.examples(examples)
         return LongerRun.predict(
             length,
-            times=length.examples(examples) / self.request.trial_length.examples(examples),
+            times=longer / self.request.trial_length.examples(examples),
             batch_size=one.batch_size,
             learning_rate=one.learning_rate,
             metric=answer.objective.name,
             run_dir=self.folder.path,
+            script_examples=None if self._has_command else longer,
         )
+
+    @property
+    def _has_command(self) -> bool:
+        """Whether `train` can import all that the trials were made with."""
+        return self.request.subject.is_importable and self.callbacks != IN_PYTHON
 
     def _write(self, answer: Answer) -> None:
         """Writes recommendation.json and best.yaml, each whole or not at all."""
         best = best_yaml(
-            answer, request=self.request, threads=self._threads, data_on=self.data.data_on
+            answer,
+            request=self.request,
+            threads=self._threads,
+            data_on=self.data.data_on,
+            callbacks=self.callbacks,
         )
         write_whole(self.folder.path / BEST_CONFIGURATION, best)
         answer.write(self.folder.path)
@@ -270,15 +283,21 @@ class AnswerWriter:
         )
 
     def _trained_again(self) -> str:
-        """A command; the printed script where no command finds the builder."""
-        module, colon, function = self.request.subject.model.partition(":")
-        if colon and (module == "__main__" or not function.isidentifier()):
+        """A command; the printed script where none can import what was given in Python."""
+        if not self._has_command:
             return "The script in plain Keras"
         best = shlex.quote(str(self.folder.path / BEST_CONFIGURATION))
         return f"`tfbatch train --config={best}`"
 
 
-def best_yaml(answer: Answer, *, request: Request, threads: int | None, data_on: str) -> str:
+def best_yaml(
+    answer: Answer,
+    *,
+    request: Request,
+    threads: int | None,
+    data_on: str,
+    callbacks: str | None = None,
+) -> str:
     """The content of best.yaml, which `python -m tfbatch.train --config` reads.
 
     Args:
@@ -286,6 +305,7 @@ def best_yaml(answer: Answer, *, request: Request, threads: int | None, data_on:
         request: What was asked.
         threads: Threads of each trial on a CPU; None on another device.
         data_on: Where the trials' batches were made: "host" or "device".
+        callbacks: What makes the trials' callbacks; see AnswerWriter.
     """
     recommended, subject, execution = answer.recommended, request.subject, request.execution
     reported = recommended.objective()
@@ -301,6 +321,7 @@ def best_yaml(answer: Answer, *, request: Request, threads: int | None, data_on:
         data_on=data_on,
         strategy=execution.strategy,
         threads=threads,
+        callbacks=callbacks,
         **subject.task.identity(),
         configuration=recommended.configuration,
         reported=Reported(
@@ -310,7 +331,7 @@ def best_yaml(answer: Answer, *, request: Request, threads: int | None, data_on:
             seeds=reported.seeds,
         ),
     )
-    absent = {"batched", "loss", "metrics", "class_weight"}
+    absent = {"batched", "callbacks", "loss", "metrics", "class_weight"}
     written = config.model_dump(mode="json") | {"class_weight": config.class_weight}
     content = {k: v for k, v in written.items() if v is not None or k not in absent}
     if data_on == "host":  # the default, and older versions do not know the key

@@ -73,11 +73,11 @@ class Run:
         untrained: Untrained,
         *,
         build_model: Callable[..., keras.Model],
-        has_callbacks: bool,
+        callbacks: str | None,
         largest_batch_size: int | None,
         trial_seconds: float | None = None,
     ):
-        self._build_model, self._has_callbacks = build_model, has_callbacks
+        self._build_model, self._callbacks = build_model, callbacks
         self._compiled = ready.model.optimizer is not None
         self._largest_batch_size = largest_batch_size
         self._budget: Budget | None = None
@@ -394,7 +394,7 @@ class Run:
             stop_requested=self.stop_requested,
             build_model=self._build_model,
             compiled=self._compiled,
-            has_callbacks=self._has_callbacks,
+            callbacks=self._callbacks,
         )
 
     def _check_budget(self) -> None:

@@ -142,7 +142,7 @@ def open_run(
                 started,
                 untrained,
                 build_model=code.build_model,
-                has_callbacks=code.callbacks is not None,
+                callbacks=code.callbacks_name,
                 largest_batch_size=_largest_batch_size(request, ready, space, folder, progress),
                 trial_seconds=trial_seconds,
             )

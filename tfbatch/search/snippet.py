@@ -11,6 +11,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import DataDescription, OwnData
 from tfbatch.models import is_keras_application
 from tfbatch.optimizers import OPTIMIZERS, keras_arguments, module_of
+from tfbatch.plug_ins import is_importable
 from tfbatch.request.execution import AUTOMATIC, Execution
 from tfbatch.request.model_and_data import ModelAndData
 from tfbatch.request.task import IN_PYTHON, Task
@@ -119,9 +120,8 @@ tf.config.threading.set_inter_op_parallelism_threads({threads})
 def _own(subject: ModelAndData, *, compiled: bool, has_callbacks: bool) -> list[str]:
     """Comments on names that the script uses and only the reader can define."""
     found, task = [], subject.task
-    module, colon, function = subject.dataset.partition(":")
-    is_function = isinstance(subject.data, OwnData) and subject.data.kind == "function" and colon
-    if is_function and (module == "__main__" or not function.isidentifier()):
+    is_function = isinstance(subject.data, OwnData) and subject.data.kind == "function"
+    if is_function and not is_importable(subject.dataset):
         found.append(f"# {subject.dataset} is your own: name it here as package.module:function")
     if not compiled and task.loss == IN_PYTHON:
         found.append("# loss is your own")
@@ -150,7 +150,7 @@ def _model(
         return [imported], f"model = build({', '.join([*both, *extra])})"
     module, function = model.split(":")
     imported = f"from {module} import {function}"
-    if module == "__main__" or not function.isidentifier():
+    if not is_importable(model):
         imported, function = f"# build_model is your own {function}", "build_model"
     asked = list(inspect.signature(build_model).parameters)
     # Without classes the builder's own default stands, as in the trials.

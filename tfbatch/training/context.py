@@ -79,12 +79,14 @@ class UserCode:
         callbacks: Makes Keras callbacks, new ones for each trial; or None.
         make_dataset: Gives the data; None where it is named or stored.
         compilation: Loss and metrics of a model that is not compiled.
+        callbacks_name: `package.module:function` of `callbacks`, "(given in Python)", or None.
     """
 
     build_model: BuildModel
     callbacks: Callable[[], list[keras.callbacks.Callback]] | None = None
     make_dataset: Callable[..., object] | None = None
     compilation: Compilation = dataclasses.field(default_factory=Compilation)
+    callbacks_name: str | None = None
 
 
 def dump_code(code: UserCode) -> bytes:

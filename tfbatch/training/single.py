@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import keras
 
@@ -15,8 +16,11 @@ from tfbatch.dataset_info.own_data import OwnData
 from tfbatch.dataset_info.recipe import Recipe
 from tfbatch.pipeline.dataset_names import find_dataset
 from tfbatch.pipeline.load import prepare_data
+from tfbatch.plug_ins import check_reference, find_function
 from tfbatch.request.training_config import TrainingConfig
 from tfbatch.schema import content_hash
+from tfbatch.training.callback_state import CarryOn
+from tfbatch.training.callbacks import check_callbacks
 from tfbatch.training.checkpoint import (
     CHECKPOINT_SECONDS,
     CheckpointFile,
@@ -37,6 +41,19 @@ from tfbatch.training.workload import Workload, build_before_data
 from tfbatch.trial.outcome import JUDGED_EXAMPLES
 
 
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training came to.
+
+    Attributes:
+        metrics: By split, then by name.
+        diverged: Why it was ended early, or None.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    diverged: str | None = None
+
+
 def train_once(
     config: TrainingConfig,
     *,
@@ -47,7 +64,7 @@ def train_once(
     threads: int | None = None,
     say: Callable[[str], None] = print,
     verbose: Literal[0, 2] = 2,
-) -> dict[str, dict[str, float]]:
+) -> Trained:
     """Trains and evaluates on the validation and the test split.
 
     A training that was killed continues from its checkpoint after the last whole epoch, and ends
@@ -66,7 +83,7 @@ def train_once(
         verbose: Keras's: 2 shows a line for each epoch, 0 none.
 
     Returns:
-        Metrics by split.
+        Metrics by split, and whether it diverged.
 
     Raises:
         InputError: Something in the configuration cannot be used.
@@ -74,6 +91,88 @@ def train_once(
         RunFolderError: The checkpoint cannot be written.
     """
     _claim_threads(config, threads, say)
+    make_callbacks = _callbacks_of(config, say)
+    workload = _workload_of(config, records_dir, make_callbacks, say)
+    evaluated = [split for split in workload.data.splits if split != "train"]
+    # Not only at the end, since replicas may not share it:
+    for split in evaluated if workload.strategy else ():
+        workload.evaluation(split)
+    total_examples = config.trial_length.examples(workload.data.num_examples("train"))
+    checkpoints: list[keras.callbacks.Callback] = []
+    before, file = Position(), None
+    if checkpoint:
+        file = _checkpoint_of(config, workload, checkpoint)
+        before = file.read_position()
+    model = _begin(workload, config, total_examples, first_step=before.steps)
+    derived = workload.derive(config.configuration, total_examples)
+    untrained = measure_training_loss(model, workload)
+    judged = untrained.judged_examples if untrained else JUDGED_EXAMPLES
+    guard = DivergenceGuard(
+        first_loss=before.first_loss or (untrained.value if untrained else None),
+        fewest_batches=-(-judged // config.configuration.batch_size),
+    )
+    clock, own = TrainingClock(), make_callbacks()
+    carry_on = CarryOn(own, file.read_callbacks() if file and before.steps else None)
+    if file:
+        if before.steps:
+            file.restore(model)
+            say(f"Continuing after epoch {before.epochs} of {derived.epochs} from {file.path}.")
+        checkpoints.append(
+            WriteCheckpoint(
+                file,
+                before,
+                clock=clock,
+                guard=guard,
+                epochs=derived.epochs,
+                every_seconds=checkpoint_seconds,
+                carry_on=carry_on,
+            )
+        )
+    fit(
+        model,
+        workload,
+        derived,
+        seed=config.seed,
+        before=before,
+        callbacks=[*own, carry_on, guard, clock, *checkpoints],
+        verbose=verbose,
+    )
+    if output:
+        _save(model, workload, config, total_examples, output)
+    metrics = {split: evaluate(model, workload, split) for split in evaluated}
+    if file:
+        file.remove()
+    return Trained(metrics, guard.reason if guard.diverged else None)
+
+
+def _callbacks_of(
+    config: TrainingConfig, say: Callable[[str], None]
+) -> Callable[[], list[keras.callbacks.Callback]]:
+    """What makes the callbacks that the trials had, as far as it has a name."""
+    if config.lacks_callbacks:
+        say(
+            "The trials had callbacks that were given in Python, which have no name to find them "
+            "by: this training goes without them, and can come to another result. The script in "
+            "plain Keras that the search printed has a place for them."
+        )
+    if config.callbacks is None or config.lacks_callbacks:
+        return list
+    check_reference(config.callbacks, flag="callbacks")
+    make = cast(
+        "Callable[[], list[keras.callbacks.Callback]]",
+        find_function(config.callbacks, flag="callbacks"),
+    )
+    check_callbacks(make())
+    return make
+
+
+def _workload_of(
+    config: TrainingConfig,
+    records_dir: Path | None,
+    make_callbacks: Callable[[], list[keras.callbacks.Callback]],
+    say: Callable[[str], None],
+) -> Workload:
+    """Model and data, prepared, and in a device's memory where that is asked."""
     build_model = find_model_builder(config.model)
     compilation = Compilation(config.loss, config.metrics, config.class_weight)
     strategy = make_strategy(config.strategy)
@@ -89,11 +188,15 @@ def train_once(
         ),
     )
     placement = place_data(
-        data, config.data_on, strategy=strategy, class_weight=config.class_weight
+        data,
+        config.data_on,
+        strategy=strategy,
+        class_weight=config.class_weight,
+        callbacks=make_callbacks,
     )
     if config.data_on != "host":
         say(f"Batches are made on the {placement.on} ({placement.reason}).")
-    workload = Workload(
+    return Workload(
         data,
         build_model,
         compilation=compilation,
@@ -102,55 +205,6 @@ def train_once(
         strategy=strategy,
         held=placement.held,
     )
-    evaluated = [split for split in data.splits if split != "train"]
-    for split in evaluated if strategy else ():  # not only at the end: replicas may not share it
-        workload.evaluation(split)
-    total_examples = config.trial_length.examples(data.num_examples("train"))
-    callbacks: list[keras.callbacks.Callback] = []
-    before, file = Position(), None
-    if checkpoint:
-        file = _checkpoint_of(config, workload, checkpoint)
-        before = file.read_position()
-    model = _begin(workload, config, total_examples, first_step=before.steps)
-    derived = workload.derive(config.configuration, total_examples)
-    untrained = measure_training_loss(model, workload)
-    judged = untrained.judged_examples if untrained else JUDGED_EXAMPLES
-    guard = DivergenceGuard(
-        first_loss=before.first_loss or (untrained.value if untrained else None),
-        fewest_batches=-(-judged // config.configuration.batch_size),
-    )
-    clock = TrainingClock()
-    if file:
-        if before.steps:
-            file.restore(model)
-            say(f"Continuing after epoch {before.epochs} of {derived.epochs} from {file.path}.")
-        callbacks.append(
-            WriteCheckpoint(
-                file,
-                before,
-                clock=clock,
-                guard=guard,
-                epochs=derived.epochs,
-                every_seconds=checkpoint_seconds,
-            )
-        )
-    fit(
-        model,
-        workload,
-        derived,
-        seed=config.seed,
-        before=before,
-        callbacks=[guard, clock, *callbacks],
-        verbose=verbose,
-    )
-    if guard.diverged:
-        say(f"The training diverged: {guard.reason}.")
-    if output:
-        _save(model, workload, config, total_examples, output)
-    metrics = {split: evaluate(model, workload, split) for split in evaluated}
-    if file:
-        file.remove()
-    return metrics
 
 
 def _begin(
@@ -225,4 +279,6 @@ def _identity(config: TrainingConfig, workload: Workload) -> str:
     """
     model = workload.build(config.seed, arguments=config.configuration.model)
     written = config.model_dump(mode="json", exclude={"reported", "data_dir"})
+    if config.callbacks is None:  # as an earlier version has written it
+        del written["callbacks"]
     return content_hash([written, workload.data.describe().identity, hash_of_model(model)])
