@@ -28,6 +28,8 @@ from tfbatch.answer.table import table_by_batch_size
 from tfbatch.configuration import Configuration
 from tfbatch.errors import NothingLearnedError, RunFolderError, SearchError
 from tfbatch.estimators.chance_level import ChanceLevel
+from tfbatch.reporting.headline import two_sentences
+from tfbatch.reporting.recorded import read_recorded
 from tfbatch.request.search_config import VerificationConfig
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.clock import SearchClock
@@ -140,8 +142,19 @@ def test_without_a_completed_trial_there_is_no_answer(tmp_path):
 
     with pytest.raises(SearchError, match="None of 2 trials completed"):
         answer_of(tmp_path)
-    with pytest.raises(SearchError, match="before the first trial ended"):
+    with pytest.raises(SearchError, match="No trial has ended yet"):
         find_answer(trials_of(), batch_sizes=2)
+
+
+def test_a_run_whose_first_trial_still_runs_has_used_up_no_time(tmp_path):
+    with RunFolder(tmp_path, identity=IDENTITY, budget=BUDGET):
+        write_chance_level(tmp_path, CHANCE)
+    said = " ".join(two_sentences(read_recorded(tmp_path)))
+
+    assert "No trial has ended yet in this run folder: the same command" in said
+    assert "time limit" not in said
+    with pytest.raises(SearchError, match=r"time limit passed before .*: give more\. The same"):
+        find_answer(trials_of(), batch_sizes=2, too_short="give more")
 
 
 def test_the_stored_answer_begins_with_the_recommendation(tmp_path):

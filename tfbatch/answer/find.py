@@ -76,7 +76,7 @@ def find_answer(
     tolerance: float | None = None,
     planned: int = 0,
     left: Left = NO_LIMITS,
-    too_short: str = "give more time with --max_minutes, or shorten the trials",
+    too_short: str | None = None,
 ) -> Answer:
     """Decides among what was measured.
 
@@ -91,7 +91,8 @@ def find_answer(
         tolerance: Deficits up to this do not matter. Default: see `choose`.
         planned: The fresh seeds that were asked for.
         left: What is left for more of them.
-        too_short: What to do where no trial has ended.
+        too_short: What to do where the time limit passed before a trial ended; None where the first
+            one may still run.
 
     Returns:
         The answer, without metrics on the test split: reading those is the last step of a run.
@@ -285,7 +286,9 @@ def _open(
     )
 
 
-def _nothing_completed(trials: Trials, too_short: str) -> str:
+def _nothing_completed(trials: Trials, too_short: str | None) -> str:
+    if not trials and too_short is None:
+        return "No trial has ended yet in this run folder: the same command starts or continues it."
     if not trials:
         return (
             f"The time limit passed before the first trial ended: {too_short}. The same command "
