@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
 import shutil
 import subprocess
 
 import pytest
+from search_fixtures import BASELINE, Trainer, make_runner, open_folder
 from test_answer import RUNS
 
 import tfbatch.report
+from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.charts import Chart, Series
 from tfbatch.errors import RunFolderError
 from tfbatch.reporting.appendix import (
+    Appendix,
+    Figure,
+    Section,
     Table,
     _bounds,
+    _runtime,
     appendix_of,
     csv_of,
     escaped,
     write_appendix,
 )
 from tfbatch.reporting.page import run_sections
-from tfbatch.reporting.recorded import read_recorded
+from tfbatch.reporting.recorded import RecordedRun, read_recorded
 from tfbatch.run_folder.cluster_nodes import ClusterNode, read_nodes, write_nodes
 from tfbatch.run_folder.fingerprint import write_fingerprint
 
@@ -52,8 +59,49 @@ def test_a_grid_of_batch_sizes_is_no_interval(run):
     space = {"batch_size": {"min": 8, "max": 1024}, "base_learning_rate": {"min": 1e-3, "max": 0.1}}
     rows = dict(_bounds(run, {"search": {"space": space}}).rows)
 
-    assert rows["batch size"] == "powers of two from 8 to 1024"
+    assert rows["batch size"] == (
+        "powers of two from 8 to 1024, at most an eighth of the training split; tried: 16, 64, 512"
+    )
     assert rows["base learning rate"] == "0.001 to 0.1 (linear)"
+
+
+def test_what_the_builder_asks_of_hp_is_there_with_the_values_that_were_tried(tmp_path):
+    with open_folder(tmp_path / "run") as folder:
+        runner = make_runner(folder, Trainer())
+        for number, layers in enumerate((3, 1, 3), start=1):
+            asked = BASELINE.model_copy(update={"model": {"layers": layers, "width": 8}})
+            runner.run(runner.spec(f"search-{number:04d}", "search", number, asked))
+        trials = runner.trials
+    run = RecordedRun(tmp_path, "digits", "mine:build", 1, trials, None)
+    rows = dict(_bounds(run, {"search": {"space": {"model": {}}}}).rows)
+
+    assert rows == {"model layers (values tried)": "1, 3"}
+    named = dict(_bounds(run, {"search": {"space": {"model": {"layers": [1, 3]}}}}).rows)
+    assert named == {"model": "layers 1, 3"}
+
+
+def test_the_median_of_an_even_number_of_rounds_lies_between_the_middle_ones(run):
+    rounds = {16: (1.0, 2.0, 3.0, 10.0), 64: ()}
+    measured = dataclasses.replace(run, step_seconds=StepSeconds(rounds=rounds))
+
+    assert _runtime(measured).tables[0].rows == (("16", "2.5 s", "4"),)
+
+
+def test_names_in_angle_brackets_and_underscores_are_text(run):
+    name = "__main__:main.<locals>.build_model"
+    text = appendix_of(dataclasses.replace(run, model=name)).markdown()
+
+    assert "<locals>" not in text
+    assert "__main__" not in text
+    assert r"\_\_main\_\_:main.&lt;locals&gt;.build\_model" in text.splitlines()[0]
+    assert r"\textless{}locals\textgreater{}" in escaped(name)
+    figure = Figure("name_of_file", "a_b", None)
+    section = Section("h_1", ("p*p & `q`",), (Table("c_1", ("x_1",), (("<b>",),)),), (figure,))
+    text = Appendix("t", (section,), ("r_1",)).markdown()
+    assert text == (
+        "# t\n\n## h\\_1\n\np\\*p &amp; \\`q\\`\n\nc\\_1:\n\n| x\\_1 |\n| --- |\n| &lt;b&gt; |\n\n"
+        "![a\\_b](figures/name_of_file.svg)\n\n## References\n\n- r\\_1\n"
+    )
 
 
 def test_of_a_cluster_appendix_and_report_tell_who_trained_from_who_directed(tmp_path):
@@ -111,11 +159,12 @@ def test_latex_is_balanced_and_escaped(run):
 
 
 def test_every_character_that_latex_takes_for_its_own_is_escaped():
-    found = escaped("50 % of a_b & {c} ~ ^ $ # \\ < > ± 5 \N{SNOWMAN} <b>best</b>")
+    found = escaped("50 % of a_b & {c} ~ ^ $ # \\ < > ± 5 \N{SNOWMAN} <b>")
 
     assert found == (
         r"50 \% of a\_\allowbreak{}b \& \{c\} \textasciitilde{} \textasciicircum{} \$ \# "
-        r"\textbackslash{} \textless{} \textgreater{} $\pm$ 5 ? best"
+        r"\textbackslash{} \textless{} \textgreater{} $\pm$ 5 ? "
+        r"\textless{}b\textgreater{}"
     )
 
 

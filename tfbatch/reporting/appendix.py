@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tfbatch.reporting.by_batch_size import by_batch_size
 from tfbatch.reporting.checks import checks_of
 from tfbatch.reporting.finalists import forest
 from tfbatch.reporting.headline import answer_section, cost_of, duration
+from tfbatch.reporting.hyperparameters import differing
 from tfbatch.reporting.landscape import landscape, slope_note
 from tfbatch.reporting.learning_curves import learning_curves
 from tfbatch.reporting.recorded import RecordedRun
@@ -101,14 +101,18 @@ class Appendix:
 
     def markdown(self) -> str:
         """As Markdown."""
-        lines = [f"# {self.title}"]
+        lines = [f"# {_in_markdown(self.title)}"]
         for section in self.sections:
-            lines += [f"## {section.heading}", *section.paragraphs]
+            lines.append(f"## {_in_markdown(section.heading)}")
+            lines += map(_in_markdown, section.paragraphs)
             for table in section.tables:
                 rows = [table.columns, ("---",) * len(table.columns), *table.rows]
-                lines += [f"{table.caption}:", "\n".join(map(_markdown_row, rows))]
-            lines += [f"![{f.caption}](figures/{f.name}.svg)" for f in section.figures]
-        lines += ["## References", "\n".join(f"- {one}" for one in self.references)]
+                parts = [_in_markdown(table.caption), "\n".join(map(_markdown_row, rows))]
+                lines += [f"{parts[0]}:", parts[1]]
+            figures = section.figures
+            lines += [f"![{_in_markdown(f.caption)}](figures/{f.name}.svg)" for f in figures]
+        cited = (f"- {_in_markdown(one)}" for one in self.references)
+        lines += ["## References", "\n".join(cited)]
         return "\n\n".join(lines) + "\n"
 
     def latex(self) -> str:
@@ -163,17 +167,22 @@ _LATEX = {
 
 def escaped(text: str) -> str:
     """Text as LaTeX prints it; a character that its base fonts lack becomes a question mark."""
-    found = "".join(_LATEX.get(character, character) for character in _plain(text))
+    found = "".join(_LATEX.get(character, character) for character in text)
     return found.encode("latin-1", "replace").decode("latin-1")
 
 
-def _plain(text: str) -> str:
-    """Without the marks that the page's tables have."""
-    return re.sub(r"</?\w+>", "", text)
+_MARKDOWN = str.maketrans(
+    {**{mark: f"\\{mark}" for mark in "\\`*_"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"}
+)
+
+
+def _in_markdown(text: str) -> str:
+    """Text as Markdown shows it: a name such as `__main__:f.<locals>.g` is no mark-up."""
+    return text.translate(_MARKDOWN)
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_plain(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(_in_markdown(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _latex_table(table: Table) -> str:
@@ -351,12 +360,31 @@ def _bounds(run: RecordedRun, settings: JsonObject) -> Table:
         elif name == "optimizer" and isinstance(value, dict):
             rows.append(_plug_in(name, value))
         elif name == "batch_size" and isinstance(value, dict):
-            rows.append(("batch size", f"powers of two from {value['min']} to {value['max']}"))
-        else:
+            rows.append(("batch size", _grid(value, run)))
+        elif name != "model" or value:
             rows.append((name.replace("_", " "), _values(value)))
     if run.space is not None and (rates := run.space.learning_rate_range()):
         rows.append(("learning rate at the base batch size", f"{rates[0]:.4g} to {rates[1]:.4g}"))
+    rows += _asked_of_hp(run, space.get("model") or {})
     return Table("Bounds of the search", ("what", "values"), tuple(rows))
+
+
+def _grid(value: JsonObject, run: RecordedRun) -> str:
+    """The grid's own bounds, the data's, and what came of both."""
+    tried = ", ".join(map(str, run.trials.of_phase("search").batch_sizes())) or "none"
+    return (
+        f"powers of two from {value['min']} to {value['max']}, at most an eighth of the training "
+        f"split; tried: {tried}"
+    )
+
+
+def _asked_of_hp(run: RecordedRun, named: JsonObject) -> Iterable[tuple[str, str]]:
+    """What the model's builder asks of `hp`: its bounds are in the builder's code alone."""
+    for one in differing(run.trials.of_phase("search")):
+        role, _, argument = one.key.partition("_")
+        if role == "model" and argument not in named:
+            names = sorted({str(value) for value in one.values if value is not None})
+            yield f"{one.name} (values tried)", _values(sorted({*one.numbers}) or names)
 
 
 def _plug_in(kind: str, value: JsonObject) -> tuple[str, str]:
@@ -413,9 +441,9 @@ def _runtime(run: RecordedRun) -> Section:
     texts += [f"{name[0].upper()}{name[1:]}: {words}." for name, words in machine.nodes]
     rounds = run.step_seconds.rounds
     rows = tuple(
-        (str(size), duration(sorted(times)[len(times) // 2]), str(len(times)))
+        (str(size), duration(seconds), str(len(times)))
         for size, times in sorted(rounds.items())
-        if times
+        if (seconds := run.step_seconds.median(size)) is not None
     )
     alone = "Seconds of a step, alone on the device, in interleaved rounds"
     tables = (Table(alone, ("batch size", "median", "rounds"), rows),) if rows else ()
