@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -345,7 +346,7 @@ def test_optuna_has_a_study_of_the_search_and_one_of_the_verification(run_dir, t
 
     assert (exported.written, exported.next_step) == (
         10,
-        f"optuna-dashboard {exported.destination}",
+        f"optuna-dashboard {exported.destination}    (needs `pip install optuna-dashboard`)",
     )
     states = {trial.user_attrs["trial"]: trial.state.name for trial in search.trials}
     assert states == {
@@ -371,6 +372,31 @@ def test_optuna_has_a_study_of_the_search_and_one_of_the_verification(run_dir, t
     assert search.trials[2].user_attrs["val_loss"] == "nan"
     assert search.user_attrs["recommended.batch_size"] == 64
     assert [t.user_attrs["seed"] for t in verification.trials] == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "destination", "argument"),
+    [
+        ("mlflow", "sqlite:///{}/mlflow.db", "--backend-store-uri=sqlite:///{}/mlflow.db"),
+        ("optuna", "sqlite:///{}/optuna.db", "sqlite:///{}/optuna.db"),
+        ("wandb", "{}", "{}/wandb/offline-run-*"),
+    ],
+)
+def test_the_next_step_of_a_folder_with_a_space_is_one_that_a_shell_takes(
+    name, destination, argument, run_dir, tmp_path
+):
+    pytest.importorskip(name, reason=f"not installed: pip install -e '.[{name}]'")
+    folder = tmp_path / "my folder"
+    folder.mkdir()
+    exported = export(run_dir, name, destination.format(folder))
+    command, _, about = exported.next_step.partition("    (")
+    words = shlex.split(command)
+
+    assert words[-1].startswith(argument.format(folder))
+    assert len(words) == {"mlflow": 3, "optuna": 2, "wandb": 3}[name]
+    assert "'*" not in command, "the shell lists the folders"
+    needed = {"mlflow": "mlflow", "optuna": "optuna-dashboard"}.get(name)
+    assert about == (f"needs `pip install {needed}`)" if needed else "uploads them)")
 
 
 def test_optuna_adds_what_is_new_and_begins_anew_with_a_new_choice(run_dir, tmp_path):

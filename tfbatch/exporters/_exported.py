@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,11 @@ class Exported:
         there = f" ({self.present} were there already)" if self.present else ""
         following = f"\nNext:\n  {self.next_step}" if self.next_step else ""
         return f"{trials} written to {self.destination}{there}.{following}"
+
+
+def command_of(*words: str, package: str) -> str:
+    """A command as a shell takes it, and what it needs that no extra of tfbatch installs."""
+    return f"{shlex.join(words)}    (needs `pip install {package}`)"
 
 
 def path_of(destination: str) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tfbatch.errors import InputError
-from tfbatch.exporters._exported import Exported, missing_driver, needs
+from tfbatch.exporters._exported import Exported, command_of, missing_driver, needs
 from tfbatch.exporters._trial import (
     Point,
     TrialRecord,
@@ -112,7 +112,9 @@ class _Writer:
             self._write_trial(trial, read_curves(self.run.tensorboard, row), search)
             written += 1
         self._write_search(search)
-        shown = f"mlflow ui --backend-store-uri={uri}" if uri.startswith("sqlite:") else ""
+        shown = ""
+        if uri.startswith("sqlite:"):
+            shown = command_of("mlflow", "ui", f"--backend-store-uri={uri}", package="mlflow")
         return Exported(uri, written, len(self.run.rows) - written, shown)
 
     def _experiment(self) -> str:

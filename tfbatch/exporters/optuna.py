@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.exporters._exported import Exported, missing_driver, needs, path_of
+from tfbatch.exporters._exported import Exported, command_of, missing_driver, needs, path_of
 from tfbatch.exporters._trial import (
     TrialRecord,
     answer_metrics,
@@ -62,7 +62,8 @@ def export(run: RecordedRun, *, destination: str | None) -> Exported:
                 written = sum(_write(storage, run, rows, name) for name, rows in _studies(run))
         except (SQLAlchemyError, optuna.exceptions.OptunaError) as error:
             raise InputError(f"Optuna cannot write to {url}: {error}") from error
-    return Exported(url, written, len(run.rows) - written, f"optuna-dashboard {url}")
+    shown = command_of("optuna-dashboard", url, package="optuna-dashboard")
+    return Exported(url, written, len(run.rows) - written, shown)
 
 
 def _url(destination: str | None) -> str:

@@ -8,6 +8,7 @@ folder already is left alone.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -56,7 +57,7 @@ def export(run: RecordedRun, *, destination: str | None) -> Exported:
         str(target),
         written,
         len(run.rows) - written,
-        f"wandb sync {target}/offline-run-*{run.key}*    (uploads them)",
+        f"wandb sync {shlex.quote(str(target))}/offline-run-*{run.key}*    (uploads them)",
     )
 
 
