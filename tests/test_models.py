@@ -6,6 +6,8 @@ import functools
 import inspect
 import itertools
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -14,9 +16,11 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from tfbatch.command_line.running import parse_arguments
 from tfbatch.errors import InputError
 from tfbatch.models import MODELS, check_model_name
 from tfbatch.models._normalization import NORMALIZATIONS, group_count, normalized
+from tfbatch.training.model_builder import check_arguments, find_model_builder, own_parameters
 from tfbatch.training.structure import structure_key
 
 EACH = pytest.mark.parametrize("name", MODELS.names())
@@ -28,6 +32,25 @@ NORMALIZERS = {
     "group": (layers.GroupNormalization,),
     "layer": (layers.GroupNormalization,),
 }
+
+
+def test_the_page_passes_arguments_to_a_builder_that_takes_them():
+    page = (Path(__file__).parent.parent / "docs" / "model.md").read_text(encoding="utf-8")
+    found = re.findall(r'`--model=(\w+) --model_arguments="(.+?)"`', page)
+
+    assert found
+    for name, text in found:
+        given = parse_arguments(text, flag="--model_arguments")
+        check_arguments(find_model_builder(name), given)
+    takes = {name: set(own_parameters(find_model_builder(name))) for name in MODELS.names()}
+    assert all("normalization" in names for names in takes.values())
+    assert {name for name, names in takes.items() if "dropout" in names} == {
+        "alexnet",
+        "googlenet",
+        "vgg",
+    }
+    with pytest.raises(InputError, match="takes no argument `dropout`"):
+        check_arguments(find_model_builder("MobileNetV2"), ["dropout"])
 
 
 def images(shape, count=8):
