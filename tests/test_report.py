@@ -669,6 +669,18 @@ def test_the_largest_batch_size_is_no_edge_where_memory_ends(limits, verdict, ru
     assert checks.not_at_an_edge(*up_to(run, 64, **limits)).verdict == verdict
 
 
+def test_the_smallest_batch_that_there_is_lies_at_no_edge(run):
+    row = row_of("small", "search", 1, configuration(8, 0.1))
+    rows = (row | {"trial": f"small-{size}", "batch_size": size} for size in (1, 2, 4))
+    trials = trials_of(*map(read_row, rows))
+    one = Contender.of("small-1", [trials[0]], run.answer.step_times)
+    update = {"contenders": (one,), "recommended_trial": "small-1", "trials": 3}
+    found = checks.not_at_an_edge(run.answer.model_copy(update=update), trials)
+
+    assert found.verdict == "PASS"
+    assert found.evidence == "Batch sizes 1, 2, 4; recommended 1; no batch is smaller than 1."
+
+
 def test_a_kept_baseline_outside_of_what_was_searched_is_found(run):
     answer = run.answer.model_copy(update={"recommended_trial": "baseline"})
 
@@ -1016,6 +1028,16 @@ def test_several_runs_stand_on_one_page(run, tmp_path):
     assert [row[0] for row in page.sections[0].rows] == ["clean", "other"]
     assert sum(heading.startswith(("clean: ", "other: ")) for heading in headings) == 2
     assert len(page.data()["tables"]) == 2
+
+
+def test_runs_of_one_name_are_called_by_what_tells_them_apart(run, tmp_path):
+    paths = [Path("/x/seed1/run"), Path("/x/seed2/run"), Path("/y/seed2/run"), Path("/x/other")]
+    runs = [dataclasses.replace(run, path=path) for path in paths]
+    page = report_page([*runs, runs[3]])
+
+    names = ["seed1/run", "x/seed2/run", "y/seed2/run", "other", "other"]
+    assert [row[0] for row in page.sections[0].rows] == names
+    assert any(section.heading.startswith("seed1/run: ") for section in page.sections)
 
 
 def test_the_command_draws_runs_and_refuses_what_is_none(run_dir, tmp_path, monkeypatch, capsys):

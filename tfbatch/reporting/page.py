@@ -15,7 +15,7 @@ from tfbatch.reporting.headline import answer_section, overview, two_sentences
 from tfbatch.reporting.importance import importance_chart, importance_of, importance_sentence
 from tfbatch.reporting.landscape import landscape, slope_note
 from tfbatch.reporting.learning_curves import MOST_CURVES, learning_curves
-from tfbatch.reporting.recorded import RecordedRun, read_recorded
+from tfbatch.reporting.recorded import RecordedRun, read_recorded, told_apart
 from tfbatch.reporting.to_target import to_target_chart, to_target_sentence
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.files import REPORT
@@ -48,6 +48,7 @@ def report_page(runs: Sequence[RecordedRun]) -> Page:
     if len(runs) == 1:
         (run,) = runs
         return Page(_title(run), two_sentences(run), run_sections(run, level=2))
+    runs = told_apart(runs)
     sections = [overview(runs)]
     for run in runs:
         sections.append(PageSection(f"{run.name}: {_title(run)}", two_sentences(run)))

@@ -69,6 +69,7 @@ class RecordedRun:
         space: What was searched; None where it cannot be read.
         seconds: Wall-clock seconds of all sessions; None where they are not known.
         machine: Hardware and software.
+        label: What it is called beside other runs; empty for the folder's own name.
     """
 
     path: Path
@@ -83,6 +84,7 @@ class RecordedRun:
     space: Space | None = None
     seconds: float | None = None
     machine: Machine = Machine()
+    label: str = ""
 
     @functools.cached_property
     def brackets(self) -> tuple[Bracket, ...]:
@@ -96,8 +98,8 @@ class RecordedRun:
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
-        return self.path.name
+        """The folder's own name, or what tells it from another one of that name."""
+        return self.label or self.path.name
 
     @property
     def baseline(self) -> FinishedTrial | None:
@@ -112,6 +114,18 @@ class RecordedRun:
     def recommends(self, key: str) -> bool:
         """Whether a configuration is the recommended one."""
         return self.answer is not None and self.answer.recommended_trial == key
+
+
+def told_apart(runs: Sequence[RecordedRun]) -> list[RecordedRun]:
+    """The same runs; folders of one name are called by the shortest ends of their paths."""
+    return [dataclasses.replace(run, label=_label(run.path, runs)) for run in runs]
+
+
+def _label(path: Path, runs: Sequence[RecordedRun]) -> str:
+    others = [run.path.parts for run in runs if run.path != path]
+    ends = (path.parts[-length:] for length in range(1, len(path.parts)))
+    apart = (end for end in ends if all(other[-len(end) :] != end for other in others))
+    return str(Path(*next(apart, path.parts)))
 
 
 def read_recorded(path: Path) -> RecordedRun:
