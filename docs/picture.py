@@ -3,7 +3,7 @@
 usage: python docs/picture.py [RUN] [--output=docs/search.svg]
 
 RUN is a run folder of `tfbatch tune`; by default docs/run, which holds the journal, the answer, the
-settings and the step times of the search that README shows. It is the second figure of that run's
+settings and the step times of the search that README shows. It is the first figure of that run's
 report.html, as a still picture.
 """
 

@@ -141,6 +141,18 @@ SPOKEN = {
 }
 
 
+def test_the_pages_name_the_commands_that_print_a_document():
+    docs = Path(__file__).parent.parent / "docs"
+    sentences = {
+        "commands.md": r"((?:`\w+`|,| |and)+) have `--json`",
+        "json.md": "the commands (.*?) print",
+    }
+    for page, said in sentences.items():
+        sentence = re.search(said, (docs / page).read_text(encoding="utf-8"))
+        assert sentence, page
+        assert set(re.findall(r"`(\w+)`", sentence[1])) == set(RESULTS) == set(COMMANDS)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_prints_one_document_of_its_schema(name, run_dir, monkeypatch, capfd):
     main, arguments = COMMANDS[name](run_dir, monkeypatch)

@@ -136,6 +136,7 @@ def test_a_number_has_four_decimals_unless_it_and_its_neighbours_are_too_small(n
     [
         *((0.0123, 3, "0.0123"), (99.6, 3, "99.6"), (999.4, 3, "999"), (999.6, 3, "1,000")),
         *((1234.0, 3, "1,234"), (0.83, 2, "0.83"), (99.7, 2, "100"), (1.26, 2, "1.3")),
+        *((0.00001, 3, "0.00001"), (-1.234e-7, 3, "-0.000000123"), (0.0, 3, "0")),
     ],
 )
 def test_an_ordinary_number_has_no_exponent(value, digits, text):

@@ -7,6 +7,7 @@ number of epochs or of examples.
 from __future__ import annotations
 
 import contextlib
+import decimal
 import math
 import re
 from decimal import Decimal
@@ -87,7 +88,10 @@ def four_decimals(value: float, *beside: float, sign: str = "") -> str:
 
 def plain_digits(value: float, digits: int = 3) -> str:
     """So many digits, or all before the point, without an exponent: "0.83", "12.5", "1,234"."""
-    return f"{value:,.0f}" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g}"
+    if abs(value) >= 10**digits - 0.5:
+        return f"{value:,.0f}"
+    short = f"{value:.{digits}g}"
+    return f"{decimal.Decimal(short):f}" if "e" in short else short
 
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
