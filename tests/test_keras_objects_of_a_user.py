@@ -15,6 +15,7 @@ from tfbatch.errors import InputError
 from tfbatch.python_objects import PythonObjects, task_of, user_code
 from tfbatch.request.task import IN_PYTHON
 from tfbatch.run_folder.folder import RunFolder
+from tfbatch.training import single
 from tfbatch.training.by_value import copied, dumps
 from tfbatch.training.callbacks import as_factory
 from tfbatch.training.compilation import Compilation, compiled_parts
@@ -324,6 +325,17 @@ def test_a_model_whose_loss_cannot_be_written_down_is_saved_without_it(tmp_path)
     loaded = keras.models.load_model(tmp_path / "b.keras")
     assert not loaded.compiled
     np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
+
+
+@pytest.mark.filterwarnings("ignore:The model is saved without its loss")
+def test_a_single_trainings_model_is_saved_without_a_loss_that_cannot_be_written(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", functools.partial(keras.losses.huber, delta=0.5))
+
+    single._save(model, None, None, 0, tmp_path / "trained.keras")
+    loaded = keras.models.load_model(tmp_path / "trained.keras")
+    np.testing.assert_array_equal(loaded.get_weights()[0], model.get_weights()[0])
+    assert np.isfinite(model.evaluate(np.ones((3, 2)), np.ones(3), verbose=0))
 
 
 class TrainsAlone(keras.Model):

@@ -30,15 +30,23 @@ def check_class_weight(class_weight: dict[int, float] | None, data: Data) -> Non
     """Refuses weights that Keras would fail on in every trial, or ignore.
 
     Raises:
-        InputError: Several targets, targets that are not classes, sample weights beside it, the
-            weight of a class that does not exist, or no weight above 0.
+        InputError: Several targets, or one in a dict or a tuple; targets that are not classes,
+            sample weights beside it, the weight of a class that does not exist, or no weight
+            above 0.
     """
     if not class_weight:
         return
-    if len(data.content.targets.get("train", ())) > 1:
+    targets = data.content.targets.get("train", ())
+    if len(targets) > 1:
         raise InputError(
             "`class_weight` needs a model with one target: Keras cannot tell which of several it "
-            f"is meant for. {data.name} has {len(data.content.targets['train'])} targets. Give "
+            f"is meant for. {data.name} has {len(targets)} targets. Give "
+            "sample weights in the data instead: (inputs, targets, sample_weight)."
+        )
+    if targets and targets[0].key:
+        raise InputError(
+            "`class_weight` needs the target itself: Keras takes it for no target in a dict or a "
+            f"tuple. Received: the {targets[0].name} of {data.name}. Give (inputs, target), or "
             "sample weights in the data instead: (inputs, targets, sample_weight)."
         )
     if data.content.sample_weights:
@@ -75,17 +83,39 @@ def _described(target: TargetContent) -> str:
     return f"{kind}{shape} from {target.minimum:g} to {target.maximum:g}"
 
 
+def weighted_by_class(
+    stream: tf.data.Dataset, class_weight: dict[int, float] | None
+) -> tf.data.Dataset:
+    """The batches that `fit` with a `class_weight` makes of a stream's.
+
+    Keras's own fails on targets that are bool.
+
+    Args:
+        stream: Batches of inputs and one target.
+        class_weight: Weight by class; None leaves the stream as it is.
+    """
+    if not class_weight:
+        return stream
+    weighted = stream.map(lambda *batch: with_class_weight(batch, class_weight))
+    return weighted.prefetch(tf.data.AUTOTUNE)  # as Keras does
+
+
 def with_class_weight(
     batch: tuple[tf.Tensor, ...], class_weight: dict[int, float]
 ) -> tuple[tf.Tensor, ...]:
     """What `fit` makes of class weights: the weight of each example's class, else 1.
 
     Args:
-        batch: Inputs and one target: class indices, or a row for each example.
+        batch: Inputs and one target: class indices, or a row for each example. Of an image's or a
+            sequence's parts, one for each part.
         class_weight: Weight by class.
     """
     x, y = batch[0], batch[1]
-    classes = tf.argmax(y, -1) if y.shape.rank > 1 and y.shape[-1] != 1 else tf.reshape(y, [-1])
+    classes = y
+    if y.shape.rank > 1:
+        classes = tf.argmax(y, -1) if y.shape[-1] != 1 else tf.squeeze(y, -1)
+    if classes.dtype.is_floating:
+        classes = tf.round(classes)
     table = [class_weight.get(index, 1.0) for index in range(max(class_weight) + 1)]
     indices = tf.cast(classes, tf.int32)
     inside = tf.minimum(indices, len(table) - 1)

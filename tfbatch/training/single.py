@@ -30,7 +30,12 @@ from tfbatch.training.checkpoint import (
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.data_place import place_data
 from tfbatch.training.devices import make_strategy, use_threads
-from tfbatch.training.evaluation import evaluate, hash_of_model, plain_model
+from tfbatch.training.evaluation import (
+    drop_unsavable_compilation,
+    evaluate,
+    hash_of_model,
+    plain_model,
+)
 from tfbatch.training.expectation import expect
 from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.program import held_by
@@ -241,7 +246,9 @@ def _save(
                 seed=config.seed,
                 total_examples=total_examples,
             )
+    drop_unsavable_compilation(model)
     model.save(output)
+    model.compiled = True  # it is evaluated yet
 
 
 def _claim_threads(config: TrainingConfig, threads: int | None, say: Callable[[str], None]) -> None:

@@ -27,6 +27,7 @@ from tfbatch.training.checkpoint import (
     WriteCheckpoint,
     read_callbacks,
 )
+from tfbatch.training.class_weights import weighted_by_class
 from tfbatch.training.context import TaskContext
 from tfbatch.training.curves import WriteCurves
 from tfbatch.training.data_place import evaluation_stream, training_stream
@@ -427,18 +428,19 @@ def fit(
         )
     # Keras leaves the average of the weights in the model at the end: it is what is scored too.
     swap = [AveragedWeights()] if derived.optimizer.get("ema_momentum") else []
+    stream = training_stream(
+        model,
+        workload,
+        batch_size=derived.batch_size,
+        seed=seed,
+        num_examples=end,
+        start=begin + before.steps * derived.batch_size,
+    )
+    # What a program makes of data in the device's memory has its weights.
+    weights = None if held_by(model) else workload.class_weight
     return model.fit(
-        training_stream(
-            model,
-            workload,
-            batch_size=derived.batch_size,
-            seed=seed,
-            num_examples=end,
-            start=begin + before.steps * derived.batch_size,
-        ),
+        weighted_by_class(stream, weights),
         epochs=epochs_before + -(-steps // derived.steps_per_epoch),
-        # What a program makes of data in the device's memory has its weights.
-        class_weight=None if held_by(model) else workload.class_weight,
         initial_epoch=epochs_before + before.epochs,
         steps_per_epoch=derived.steps_per_epoch,
         validation_data=evaluation_stream(model, workload, "validation"),
