@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.src.trainers.data_adapters.tf_dataset_adapter import make_class_weight_map_fn
 
 from tfbatch.dataset_info.class_balance import balance_warnings
 from tfbatch.dataset_info.content import DataContent, changed_is_told, overlap_is_excessive
@@ -20,7 +21,11 @@ from tfbatch.pipeline.content_scan import Contents
 from tfbatch.pipeline.examples_digest import ExamplesDigest
 from tfbatch.pipeline.function_data import FunctionData, count_examples
 from tfbatch.request.task import Task
-from tfbatch.training.class_weights import check_class_weight, every_class_weight
+from tfbatch.training.class_weights import (
+    check_class_weight,
+    every_class_weight,
+    with_class_weight,
+)
 from tfbatch.training.compilation import Compilation
 from tfbatch.training.content_checks import check_finite_loss, check_real, content_notes
 from tfbatch.training.workload import Workload
@@ -516,8 +521,17 @@ def test_unscaled_inputs_give_a_hint_unless_a_layer_rescales(tmp_path):
 
 @pytest.mark.parametrize(
     ("y", "classes"),
-    [(np.eye(4)[Y], 4), (Y * 1.0, 2), (Y + 0.5, None), (-Y, None), (X, None)],
-    ids=["one-hot", "float", "fractions", "negative", "rows"],
+    [
+        (np.eye(4)[Y], 4),
+        (np.eye(4, dtype=np.float32)[Y] * 0.9 + 0.025, 4),
+        (Y * 1.0, 2),
+        (Y.astype(bool), 2),
+        (Y + 0.5, None),
+        (-Y, None),
+        (X, None),
+        (np.ones((200, 2)) * Y[:, None], None),
+    ],
+    ids=["one-hot", "shares", "float", "bool", "fractions", "negative", "rows", "several labels"],
 )
 def test_class_weights_are_completed_or_refused(tmp_path, y, classes):
     data = stored(tmp_path, (X, y))
@@ -539,6 +553,54 @@ def test_class_weights_of_several_targets_are_refused(tmp_path):
     data = stored(tmp_path, (X, {"a": Y, "b": Y}))
     with pytest.raises(InputError, match="needs a model with one target"):
         check(functional(1), data, loss="mse", class_weight={1: 5.0})
+
+
+@pytest.mark.parametrize("y", [{"a": Y}, (Y,)], ids=["dict", "tuple"])
+def test_class_weights_of_one_target_in_a_structure_are_refused(tmp_path, y):
+    data = stored(tmp_path, (X, y))
+    with pytest.raises(InputError, match=r"needs the target itself.*Give \(inputs, target\)"):
+        check_class_weight({1: 5.0}, data)
+
+
+MASKS = RANDOM.integers(0, 2, size=(200, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        (MASKS[..., None], 2),
+        (np.eye(2)[MASKS] * (RANDOM.random((200, 4, 3, 1)) > 0.1), 2),  # some parts of no class
+        (MASKS, None),
+        (MASKS + 5, None),
+    ],
+    ids=["with channels", "one-hot", "without channels", "indices without channels"],
+)
+def test_class_weights_of_masks_need_an_axis_of_classes(tmp_path, y, classes):
+    data = stored(tmp_path, (X, y))
+    assert data.content.weighted_classes(data.num_classes) == classes
+    if classes is None:
+        with pytest.raises(InputError, match=r"last axis of 1, targets\[\.\.\., None\]"):
+            check_class_weight({1: 5.0}, data)
+    else:
+        check_class_weight({1: 5.0}, data)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array([0, 1, 2, 1]),
+        np.array([0.0, 1.0, 2.0, 1.0], np.float32),
+        np.array([[0], [1], [2], [1]], np.uint8),
+        np.eye(3)[[0, 1, 2, 1]],
+        MASKS[:2, ..., None],
+        np.eye(3)[MASKS[:2]],
+    ],
+    ids=["indices", "float", "column", "one-hot", "mask", "one-hot mask"],
+)
+def test_class_weights_are_kerass(y):
+    weights = {0: 2.0, 1: 0.1, 2: 7.0}
+    ours = with_class_weight((0, tf.constant(y)), weights)[2]
+    np.testing.assert_array_equal(ours, make_class_weight_map_fn(weights)(0, tf.constant(y))[2])
 
 
 @pytest.mark.parametrize(

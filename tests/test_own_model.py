@@ -879,6 +879,27 @@ def test_class_and_sample_weights_are_what_keras_makes_of_them(tmp_path):
     )
 
 
+def test_targets_that_are_bool_are_weighted_by_class(tmp_path):
+    x, y = np.ones((32, 1), np.float32), np.arange(32) % 2 == 1
+    folder = store_data(tmp_path, {"train": (x, y), "validation": (x, y)})
+
+    def build():
+        return keras.Sequential(
+            [keras.Input((1,)), keras.layers.Dense(1, "sigmoid", kernel_initializer="zeros")]
+        )
+
+    weighted = Compilation("binary_crossentropy", class_weight={0: 1, 1: 5})
+    sgd = Configuration(
+        batch_size=32, base_learning_rate=1.0, optimizer=Named(name="sgd", momentum=0.0)
+    )
+    programs = ProgramCache(Workload(StoredData(folder, name="w"), build, compilation=weighted))
+    spec = TrialSpec("t", "search", 1, sgd, total_examples=32, num_examples=32)
+
+    assert run_trial(programs, spec).status == "completed"
+    expected = np.mean(np.where(y, 5, 1) * (y - 0.5))
+    np.testing.assert_allclose(last_model(programs).get_weights()[1], [expected], rtol=1e-5)
+
+
 def test_early_stopping_ends_a_trial_at_its_own_end(regression):
     class StopAtOnce(keras.callbacks.EarlyStopping):
         def on_epoch_end(self, epoch, logs=None):

@@ -429,6 +429,7 @@ class _Trainer:
         from tensorflow.keras.callbacks import LambdaCallback
 
         from tfbatch.callbacks import StopAfterSteps
+        from tfbatch.training.class_weights import weighted_by_class
 
         self._begin()
         before = self._loss()
@@ -450,12 +451,12 @@ class _Trainer:
                 self.model.stop_training = True
 
         size, workload = self._configuration.batch_size, self._programs.workload
+        stream = workload.data.training(
+            batch_size=size, seed=self._seed, num_examples=self._steps * size
+        )
         self.model.fit(
-            workload.data.training(
-                batch_size=size, seed=self._seed, num_examples=self._steps * size
-            ),
+            weighted_by_class(stream, workload.class_weight),
             steps_per_epoch=self._steps,
-            class_weight=workload.class_weight,
             callbacks=[StopAfterSteps(self._steps), LambdaCallback(on_train_batch_end=look)],
             shuffle=False,
             verbose=0,

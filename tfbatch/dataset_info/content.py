@@ -75,6 +75,8 @@ class TargetContent(Strict):
         whole: Whether all finite values are whole numbers.
         class_counts: Examples of each class, if a target is one class index, 0 or 1, or a one-hot
             row; else empty.
+        shares: Whether the values along the last axis add up to 1 everywhere, as those of one-hot
+            rows and soft labels do; or to 0 in some parts of a mask or a sequence.
     """
 
     name: str
@@ -84,6 +86,7 @@ class TargetContent(Strict):
     maximum: float | None = None
     whole: bool = False
     class_counts: tuple[int, ...] = ()
+    shares: bool = True
 
 
 class InputScale(Strict):
@@ -130,7 +133,8 @@ class DataContent(Strict):
         """How many classes `class_weight` distinguishes; None if the targets are not classes.
 
         For a row of several numbers Keras takes the largest one's index, so that a one-hot row has
-        a class for each of its numbers. Single numbers it rounds.
+        a class for each of its numbers; rows of several labels and masks without an axis of
+        channels would be weighted by a place. Single numbers it rounds.
 
         Args:
             num_classes: Number of classes, if the targets were read as class indices.
@@ -145,7 +149,8 @@ class DataContent(Strict):
             return None
         width = train[0].shape[-1] if train[0].shape else 1
         if width is None or width > 1:
-            return width if max(highs) <= 1 else None
+            shares = all(target.shares for target in targets)
+            return width if shares and max(highs) <= 1 else None
         return int(max(highs)) + 1 if all(target.whole for target in targets) else None
 
     def constant_targets(self) -> Iterator[str]:

@@ -34,6 +34,7 @@ from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.instruments.weights_and_examples import size_of_updates
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.search.progress import progress_lines
+from tfbatch.training.class_weights import weighted_by_class
 from tfbatch.training.context import TaskContext
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import Heartbeat
@@ -340,15 +341,15 @@ def _sweep(
         table = optimizer._learning_rate
         own_rates = tf.identity(table._table)
         watcher = SweptLosses()
+        stream = workload.data.training(
+            batch_size=configuration.batch_size, seed=seed, num_examples=examples
+        )
         with state_restored(model, weights=True):
             table.assign(tf.constant(rates, tf.float32))
             try:
                 model.fit(
-                    workload.data.training(
-                        batch_size=configuration.batch_size, seed=seed, num_examples=examples
-                    ),
+                    weighted_by_class(stream, workload.class_weight),
                     steps_per_epoch=steps,
-                    class_weight=workload.class_weight,
                     callbacks=[
                         watcher,
                         StopAfterSteps(steps),

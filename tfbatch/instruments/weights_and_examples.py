@@ -19,7 +19,7 @@ from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.pipeline.recipe_data import PreparedData
 from tfbatch.pipeline.trainable_data import Data
-from tfbatch.training.class_weights import with_class_weight
+from tfbatch.training.class_weights import weighted_by_class, with_class_weight
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import Heartbeat
 from tfbatch.training.workload import Workload
@@ -95,12 +95,12 @@ def model_at(
         load_weights(model, Path(weights.file))
     if weights.trained_steps:
         workload = own.workload
+        stream = workload.data.training(
+            batch_size=configuration.batch_size, seed=weights.seed, num_examples=examples
+        )
         model.fit(
-            workload.data.training(
-                batch_size=configuration.batch_size, seed=weights.seed, num_examples=examples
-            ),
+            weighted_by_class(stream, workload.class_weight),
             steps_per_epoch=steps,
-            class_weight=workload.class_weight,
             callbacks=[
                 StopAfterSteps(steps),
                 Heartbeat(lambda done, total, within: heartbeat()),

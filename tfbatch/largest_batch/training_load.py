@@ -21,6 +21,7 @@ from tfbatch.device_memory import peak_bytes
 from tfbatch.largest_batch.fresh_process import Ended, climb
 from tfbatch.pipeline.trainable_data import Data
 from tfbatch.process.limits import usable_memory
+from tfbatch.training.class_weights import weighted_by_class
 from tfbatch.training.context import TaskContext
 from tfbatch.training.data_place import training_stream
 from tfbatch.training.devices import device_kind
@@ -182,12 +183,14 @@ class TrainingLoad(_Loaded):
         # An accumulation has a train function of its own, which takes batches of the host's.
         held = self._accumulation == 1 and held_by(self._fitted) is not None
         length = {"batch_size": batch_size, "seed": _SEED, "num_examples": STEPS * batch_size}
+        if held:
+            stream = training_stream(self._fitted, workload, **length)
+        else:
+            stream = lengthened(self._data.training(**length), self._longest)
+            stream = weighted_by_class(stream, workload.class_weight)
         self._fitted.fit(
-            training_stream(self._fitted, workload, **length)
-            if held
-            else lengthened(self._data.training(**length), self._longest),
+            stream,
             steps_per_epoch=STEPS,
-            class_weight=None if held else workload.class_weight,
             callbacks=[self._alive],
             shuffle=False,
             verbose=0,

@@ -52,6 +52,8 @@ _COLUMNS = 16
 _COLUMN_EXAMPLES = 10_000
 """Columns and examples of an array of inputs whose different values are counted."""
 _LEAST_MOVED = 0.01
+_ROUNDED = 1e-3
+"""How far the sum of soft labels may be from 1."""
 _NAMES: dict[Part, tuple[str, str]] = {
     "inputs": ("inputs", "input"),
     "targets": ("targets", "target"),
@@ -534,7 +536,7 @@ class _Target:
         self._key = key
         self._shape: tuple[int | None, ...] | None = None
         self._range: tuple[float, float] | None = None
-        self._whole = True
+        self._whole = self._shares = True
         self._counts: npt.NDArray[np.int64] | None = np.zeros(0, np.int64)
 
     def add(self, values: npt.NDArray[Any], finite: npt.NDArray[Any], *, variable: bool) -> None:
@@ -545,6 +547,7 @@ class _Target:
         before = self._range or (low, high)
         self._range = min(low, before[0]), max(high, before[1])
         self._whole &= values.dtype.kind != "f" or bool((finite == np.rint(finite)).all())
+        self._shares = self._shares and not variable and _add_up_to_1(values)
         self._count(values, finite)
 
     def _count(self, values: npt.NDArray[Any], finite: npt.NDArray[Any]) -> None:
@@ -578,4 +581,15 @@ class _Target:
             maximum=high,
             whole=self._whole and low is not None,
             class_counts=() if self._counts is None else tuple(map(int, self._counts)),
+            shares=self._shares,
         )
+
+
+def _add_up_to_1(values: npt.NDArray[Any]) -> bool:
+    """Whether the last axis holds the shares of classes; a part of a mask may be of no class."""
+    if values.ndim < 2:
+        return False
+    with np.errstate(invalid="ignore"):
+        sums = values.sum(axis=-1, dtype=np.float64)
+    off = np.abs(sums - 1) > _ROUNDED  # not where a value is NaN
+    return not (off & (sums != 0) if values.ndim > 2 else off).any()

@@ -55,12 +55,13 @@ def check_class_weight(class_weight: dict[int, float] | None, data: Data) -> Non
             f"Multiply the sample weights of {data.name} by the weight of each class."
         )
     classes = data.content.weighted_classes(data.num_classes)
-    if classes is None and data.content.targets:
-        target = data.content.targets["train"][0]
+    if classes is None and targets:
+        mask = len(targets[0].shape) > 1
+        axis = "masks with a last axis of 1, targets[..., None], or " if mask else ""
         raise InputError(
             "`class_weight` needs targets that are classes: whole numbers from 0, or one-hot "
-            f"rows. Received: {_described(target)}. Give sample weights in the data instead: "
-            "(inputs, targets, sample_weight)."
+            f"rows. Received: {_described(targets[0])}. Give {axis}sample weights in the data "
+            "instead: (inputs, targets, sample_weight)."
         )
     absent = sorted(key for key in class_weight if classes is not None and not 0 <= key < classes)
     if absent:
