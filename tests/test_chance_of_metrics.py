@@ -296,6 +296,28 @@ def test_each_result_of_a_layer_of_several_keeps_its_place():
     assert found.constant == pytest.approx(4.0 + 4.0 + 64.0, rel=1e-3)
 
 
+@pytest.mark.parametrize("names", [("z", "a"), ("a", "z")])
+def test_each_output_has_its_own_sample_weights_whatever_the_order_of_the_names(names):
+    classes, other = names
+    inputs = keras.Input((2,))
+    outputs = {
+        classes: keras.layers.Dense(2, "softmax", name=classes)(inputs),
+        other: keras.layers.Dense(1, name=other)(inputs),
+    }
+    model = keras.Model(inputs, outputs)
+    losses = {classes: "categorical_crossentropy", other: "mse"}
+    model.compile("sgd", losses, metrics={classes: ["categorical_accuracy"]})
+    labels = np.array([0] * 6 + [1] * 2)
+    targets = {classes: np.eye(2, dtype="float32")[labels], other: np.ones((8, 1), "float32")}
+    weights = {
+        classes: np.where(labels == 1, 10.0, 1.0).astype("float32"),
+        other: np.ones(8, "float32"),
+    }
+
+    found = of_model(model, targets, weights=weights)
+    assert found[f"{classes}_categorical_accuracy"].constant == pytest.approx(2 / 8)
+
+
 def test_luck_beside_class_weights_is_that_of_validation():
     targets = np.array([[0.0]] * 90 + [[1.0]] * 10, "float32")
     found = levels("binary_crossentropy", [], targets, class_weight={0: 1.0, 1: 10.0})["loss"]

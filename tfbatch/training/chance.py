@@ -327,7 +327,8 @@ def _closed_form(kind: str | None, values: Array) -> tuple[float, float] | None:
 def _targets(model: Any, workload: Workload, asked: Set[str]) -> dict[str, _Targets]:
     """The validation targets of the outputs that are asked for; "" is a single one.
 
-    What is no array of numbers, varies in shape or takes more than `_MOST_BYTES` is left out.
+    What is no array of numbers, varies in shape or takes more than `_MOST_BYTES` is left out, and
+    an output without a weight where others have one.
     """
     spec = workload.data.evaluation("validation").element_spec
     if not isinstance(spec, tuple) or len(spec) < 2:
@@ -336,13 +337,14 @@ def _targets(model: Any, workload: Workload, asked: Set[str]) -> dict[str, _Targ
     sizes = dict.fromkeys(asked, 0)
     for batch in workload.data.evaluation("validation"):
         named = _by_output(model, batch[1])
-        weights = keras.tree.flatten(batch[2]) if len(batch) > 2 else [None]
-        for number, (name, target) in enumerate(named.items()):
+        weights = _by_output(model, batch[2]) if len(batch) > 2 else {}
+        every = next(iter(weights.values())) if len(weights) == 1 else None
+        for name, target in named.items():
             if name not in collected:
                 continue
-            weight = weights[number if len(weights) == len(named) else 0]
+            weight = weights.get(name, every)
             arrays = (target,) if weight is None else (target, weight)
-            known = all(map(_is_numeric, arrays))
+            known = all(map(_is_numeric, arrays)) and (weight is None) == (len(batch) < 3)
             sizes[name] += sum(array.numpy().nbytes for array in arrays) if known else 0
             if not known or sizes[name] > _MOST_BYTES:
                 del collected[name]
