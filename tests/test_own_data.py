@@ -368,6 +368,28 @@ def test_padded_batches_of_a_function_are_padded_anew(tmp_path):
     assert [shape[0] for shape in batches] == [2, 2, 2, 1]
 
 
+@pytest.mark.parametrize("form", ["examples", "batches", "ragged batches", "two dimensions"])
+def test_ragged_tensors_of_a_function_are_padded(tmp_path, form):
+    rows = [[1], [1, 2, 3, 4, 5], [1, 2], [1, 2], [1, 2, 3]]
+    tokens = tf.ragged.constant([[row] * 2 for row in rows] if "two" in form else rows)
+
+    def texts(split, batch_size, seed):
+        del split, seed
+        dataset = tf.data.Dataset.from_tensor_slices((tokens, tf.constant([0, 1, 0, 1, 0])))
+        if form == "batches":
+            return dataset.batch(batch_size)
+        return dataset.ragged_batch(batch_size) if form == "ragged batches" else dataset
+
+    data = opened(texts, tmp_path)
+    batches = list(data.training(batch_size=2, seed=1, num_examples=7))
+    assert [x.shape[0] for x, _ in batches] == [2, 2, 2, 1]
+    np.testing.assert_array_equal(
+        np.reshape(batches[0][0], (-1, 5))[[0, -1]], [[1, 0, 0, 0, 0], [1, 2, 3, 4, 5]]
+    )
+    ((x, _),) = data.evaluation("validation")
+    assert x.shape[0] == 5
+
+
 BAD_FUNCTIONS = {
     "no dataset": (lambda split, batch_size, seed: [1], "must be a tf.data.Dataset"),
     "no validation": (

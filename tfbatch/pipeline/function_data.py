@@ -459,7 +459,16 @@ def _rebatched(
         dataset = dataset.rebatch(size).skip(start // size)
         return dataset if size == batch_size else dataset.rebatch(batch_size)
     dataset = (dataset.unbatch() if batched else dataset).skip(start)
-    return dataset.padded_batch(batch_size) if variable else dataset.batch(batch_size)
+    if not variable:
+        return dataset.batch(batch_size)
+    if any(isinstance(spec, tf.RaggedTensorSpec) for spec in tf.nest.flatten(dataset.element_spec)):
+        dataset = dataset.map(lambda *parts: tf.nest.map_structure(_dense, parts))
+    return dataset.padded_batch(batch_size)
+
+
+def _dense(part: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+    """`padded_batch` takes no ragged tensors, not even those of one example."""
+    return part.to_tensor() if isinstance(part, tf.RaggedTensor) else part
 
 
 def _cut_last(last: int, size: int) -> Callable[..., Any]:
