@@ -18,7 +18,7 @@ from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.array_storage import store_data
 from tfbatch.pipeline.classes import Expected
 from tfbatch.pipeline.content_scan import Contents
-from tfbatch.pipeline.examples_digest import ExamplesDigest
+from tfbatch.pipeline.examples_digest import ExamplesDigest, rows_as_bytes
 from tfbatch.pipeline.function_data import FunctionData, count_examples
 from tfbatch.request.task import Task
 from tfbatch.training.class_weights import (
@@ -269,6 +269,19 @@ def test_examples_are_hashed_alike_in_every_order_and_cut():
     assert whole != digest([texts, rows, X[:3]], [texts, rows, X[:3]])
     one_row = hashlib.blake2b((12).to_bytes(8, "little") + X[:1].tobytes(), digest_size=16)
     assert digest([X[:1]]) == one_row.digest()[::-1].hex()
+
+
+def test_several_texts_are_hashed_as_one_example(tmp_path):
+    assert list(rows_as_bytes(np.array([["a"], [b"b"]], object))) == [b"a", b"b"]
+    (both,) = rows_as_bytes(np.array([["a", "b"]], object))
+    (other,) = rows_as_bytes(np.array([["ab", ""]], object))
+    assert both != other
+    varying = [np.array(["".join("ab"), "c"], object), np.array([b"ab", b"c"], object)]
+    assert len(set(rows_as_bytes(varying))) == 1
+
+    texts = np.array([["a", "b"]] * len(Y))
+    with pytest.raises(InputError, match="text must be one string for each example"):
+        store_data(tmp_path, SLICES((texts, Y)))
 
 
 def test_the_thresholds_are_their_closed_forms():

@@ -36,7 +36,7 @@ from tfbatch.errors import InputError
 from tfbatch.pipeline.array_files import Stored, read_leaf
 from tfbatch.pipeline.classes import MOST_CLASSES
 from tfbatch.pipeline.elements import Chunk, Template, leaf_paths
-from tfbatch.pipeline.examples_digest import rows_as_bytes
+from tfbatch.pipeline.examples_digest import row_as_bytes, rows_as_bytes
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -460,9 +460,9 @@ class _Leaf:
         if isinstance(rows, list):
             arrays = [_as_stored(np.asarray(row)) for row in rows]
             if self._number not in self._paddings:
-                ends = collections.Counter(row[-1:].tobytes() for row in arrays)
+                ends = collections.Counter(row_as_bytes(row[-1:]) for row in arrays)
                 self._paddings[self._number] = ends.most_common(1)[0][0]
-            found: Iterator[bytes] = (self._unpadded(row).tobytes() for row in arrays)
+            found: Iterator[bytes] = (row_as_bytes(self._unpadded(row)) for row in arrays)
         else:
             found = rows_as_bytes(_as_stored(rows))
         return np.fromiter(map(hash, found), np.int64, len(rows)).view(np.uint64)
@@ -473,7 +473,7 @@ class _Leaf:
         The padding is taken for the element that most rows of the first chunk end with: where rows
         are not padded, leaving it out does no harm, since it is left out of all splits and passes.
         """
-        if not len(row) or row[-1:].tobytes() != self._paddings.get(self._number):
+        if not len(row) or row_as_bytes(row[-1:]) != self._paddings.get(self._number):
             return row
         different = (row != row[-1]).reshape(len(row), -1).any(axis=1)
         return row[: int(np.flatnonzero(different)[-1]) + 1 if different.any() else 0]

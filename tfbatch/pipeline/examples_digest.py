@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfbatch.pipeline.elements import Chunk
@@ -40,14 +42,25 @@ class ExamplesDigest:
 
 
 def rows_as_bytes(rows: tf.types.experimental.TensorLike) -> Iterator[bytes]:
-    """The bytes of each row of one leaf; of text, its own."""
+    """The bytes of each row of one leaf, as `row_as_bytes` gives them."""
     if isinstance(rows, list):
-        return (np.asarray(row).tobytes() for row in rows)
+        return map(row_as_bytes, rows)
     if rows.dtype.kind in "OSU":
-        return (
-            text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
-            for text in rows.reshape(-1)
-        )
+        return map(row_as_bytes, rows.reshape(len(rows), math.prod(rows.shape[1:])))
     data = rows.tobytes()
     size = len(data) // max(len(rows), 1)
     return (data[size * row : size * (row + 1)] for row in range(len(rows)))
+
+
+def row_as_bytes(row: npt.ArrayLike) -> bytes:
+    """The bytes of the values of one row; of text, its own, of several texts with their lengths."""
+    values = np.asarray(row)
+    if values.dtype.kind not in "OSU":
+        return values.tobytes()
+    texts = [
+        text.encode(errors="surrogatepass") if isinstance(text, str) else bytes(text)
+        for text in values.reshape(-1)
+    ]
+    if len(texts) == 1:
+        return texts[0]
+    return b"".join(len(text).to_bytes(8, "little") + text for text in texts)
