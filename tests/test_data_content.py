@@ -510,6 +510,23 @@ def test_classes_are_counted_after_a_validation_split_was_taken(tmp_path):
     assert data.content.class_counts() == {"train": (157, 3), "validation": (39, 1)}
 
 
+class UnequalBatches(keras.utils.PyDataset):
+    """One-hot rows as long as the longest example of their batch, with one more batch to divide."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        length = (3, 5, 3)[index]
+        return np.ones((20, length), np.int32), np.eye(length)[np.arange(20) % length]
+
+
+def test_one_hot_rows_of_varying_length_are_no_classes_in_divided_data(tmp_path):
+    data = stored(tmp_path, UnequalBatches())
+    assert data.num_examples("train") + data.num_examples("validation") == 60
+    assert (data.num_classes, data.content.class_counts()) == (None, {})
+
+
 def test_targets_of_a_regression_are_no_classes_but_may_be_constant(tmp_path):
     assert content_notes(functional(1), stored(tmp_path, (X, RARE * 3)), "mse") == ()
     (note,) = content_notes(functional(1), stored(tmp_path, (X, Y * 0 + 2.5)), "mse")

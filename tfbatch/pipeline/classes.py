@@ -95,7 +95,10 @@ class ClassReader:
             return
         wide = targets.ndim == 2 and targets.shape[1] > 1
         found = _of_rows(targets) if wide else _of_numbers(targets.reshape(-1))
-        self._width = targets.shape[1] if wide else None
+        width = targets.shape[1] if wide else None
+        if self._parts and width != self._width:  # each batch is as long as its longest example
+            found = None
+        self._width = width
         if found is None:
             self._possible, self._parts = False, []
             return

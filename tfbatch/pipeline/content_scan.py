@@ -540,7 +540,10 @@ class _Target:
         self._counts: npt.NDArray[np.int64] | None = np.zeros(0, np.int64)
 
     def add(self, values: npt.NDArray[Any], finite: npt.NDArray[Any], *, variable: bool) -> None:
-        self._shape = (None,) if variable else values.shape[1:]
+        shape = (None,) if variable else values.shape[1:]
+        if self._shape not in (None, shape):  # each batch is as long as its longest example
+            shape, self._counts = (None,), None
+        self._shape = shape
         if not finite.size:
             return
         low, high = float(finite.min()), float(finite.max())
