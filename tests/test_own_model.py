@@ -27,7 +27,7 @@ from tfbatch.search.session import _trainable
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.asked import MOST_BUILDS, ask
 from tfbatch.training.callbacks import as_factory, check_callbacks
-from tfbatch.training.compilation import Compilation
+from tfbatch.training.compilation import Compilation, compile_with
 from tfbatch.training.description import check_optimizers, description_of
 from tfbatch.training.model_builder import (
     check_arguments,
@@ -476,6 +476,34 @@ def test_a_compiled_models_program_is_reused_exactly(regression):
     assert programs.traced == 1
     fresh = ProgramCache(Workload(regression, compiled_adam), reuse=False)
     assert run_trial(fresh, spec).metrics == first
+
+
+def compiled_with_scaling(scale=2.0**10, steps=500):
+    model = layers()
+    scaled = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(0.003), initial_scale=scale, dynamic_growth_steps=steps
+    )
+    model.compile(scaled, "mse")
+    return model
+
+
+def test_a_compiled_model_keeps_how_its_loss_is_scaled(regression, tmp_path):
+    made = compiled_with_scaling()
+    compile_with(made, keras.optimizers.Adam(0.1), arguments={}, jit_compile=False)
+    made.fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0)
+    made.save(tmp_path / "scaled.keras")
+    loaded = keras.models.load_model(tmp_path / "scaled.keras")
+
+    for model in (made, loaded):
+        optimizer = model.optimizer
+        assert (optimizer.initial_scale, optimizer.dynamic_growth_steps) == (2.0**10, 500)
+        assert float(optimizer.inner_optimizer.learning_rate) == pytest.approx(0.1)
+    scales = iter([2.0**10, 2.0**12])
+    programs = ProgramCache(Workload(regression, lambda: compiled_with_scaling(next(scales))))
+    programs._light = False  # each trial is built once
+    for _ in range(2):
+        programs.begin(ADAM, total_examples=120, seed=1)
+    assert programs.traced == 2
 
 
 class HalfStep(keras.Model):

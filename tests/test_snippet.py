@@ -264,6 +264,28 @@ def test_the_script_turns_off_what_the_configuration_turns_off_of_a_compiled_mod
     assert "'weight_decay'" not in changed()
 
 
+def test_the_script_scales_the_loss_as_the_compiled_model_does():
+    execution = dataclasses.replace(make_request_of().execution, precision="mixed_float16")
+    configuration = Configuration(
+        batch_size=8, base_learning_rate=0.1, optimizer=Named(name="adam")
+    )
+    text, _ = script(
+        configuration, build_model=compiled_builder, compiled=True, execution=execution
+    )
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    scaled = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(), initial_scale=16.0, dynamic_growth_steps=3
+    )
+    model.compile(scaled, "mse")
+    lines = text[text.index("optimizer = ") : text.index("model.fit(")]
+    exec(lines, {"keras": keras, "model": model, "learning_rate": 0.5})
+
+    made = model.optimizer
+    assert made is not scaled
+    assert (made.initial_scale, made.dynamic_growth_steps) == (16.0, 3)
+    assert float(made.inner_optimizer.learning_rate) == 0.5
+
+
 def build_with_hp(hp, num_classes):
     raise NotImplementedError(hp, num_classes)
 

@@ -204,13 +204,20 @@ def _replace_optimizer(configuration: Configuration, derived: Derived, execution
     scaled = execution.precision == "mixed_float16"
     old = "model.optimizer.inner_optimizer" if scaled else "model.optimizer"
     new = "type(optimizer).from_config(settings)"
+    if scaled:
+        new = f"""\
+keras.optimizers.LossScaleOptimizer(
+    {new},
+    initial_scale=model.optimizer.initial_scale,
+    dynamic_growth_steps=model.optimizer.dynamic_growth_steps,
+)"""
     # "auto" keeps the builder's own; as an attribute it would be taken for True.
     own = execution.jit_compile == AUTOMATIC
     xla = "" if own else f"model.jit_compile = {execution.jit_compile}\n"
     return f"""\
 optimizer = {old}
 settings = optimizer.get_config() | {{"learning_rate": learning_rate{changes}}}
-model.optimizer = {f"keras.optimizers.LossScaleOptimizer({new})" if scaled else new}
+model.optimizer = {new}
 model.steps_per_execution = {derived.steps_per_execution}
 {xla}"""
 

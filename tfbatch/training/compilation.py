@@ -82,14 +82,23 @@ def compile_with(
             **arguments,
         )
         return
-    scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
-    model.optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer
+    if settings := scaling_settings(model.optimizer):
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, **settings)
+    model.optimizer = optimizer
     if jit_compile != AUTOMATIC:
         model.jit_compile = jit_compile
     model.steps_per_execution = steps_per_execution
     kept = getattr(model, "_compile_config", None)
     if kept is not None:  # what `save` writes
         kept.config["optimizer"] = optimizer
+
+
+def scaling_settings(optimizer: object) -> dict[str, float]:
+    """The numbers of an optimizer that scales the loss; nothing for any other."""
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return {}
+    names = ("initial_scale", "dynamic_growth_steps")
+    return {name: getattr(optimizer, name) for name in names}
 
 
 def uses_xla(model: keras.Model, jit_compile: JitCompile) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from tfbatch.configuration import Configuration
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.optimizers import parameters_of
-from tfbatch.training.compilation import uses_xla
+from tfbatch.training.compilation import scaling_settings, uses_xla
 from tfbatch.training.in_graph import can_vary
 from tfbatch.training.program import Program
 from tfbatch.training.structure import is_of_the_user, structure_key
@@ -160,7 +160,12 @@ class ProgramCache:
         config = {k: v for k, v in optimizer.get_config().items() if k != "learning_rate"}
         for name in _numbers(configuration):
             config[name] = "number" if can_vary(config[name]) else repr(config[name])
-        compiled = [self.workload.precision, uses_xla(fresh, self.workload.jit_compile)]
+        compiled = [
+            self.workload.precision,
+            uses_xla(fresh, self.workload.jit_compile),
+            # A variable of the program begins at one of them.
+            scaling_settings(getattr(fresh, "optimizer", None)),
+        ]
         return json.dumps([structure, type(optimizer).__name__, config, compiled], default=repr)
 
 
