@@ -47,6 +47,41 @@ def with_layer(make):
     return build
 
 
+def adapted(kind, data, **arguments):
+    def build(input_shape, num_classes):
+        layer = kind(**arguments)
+        layer.adapt(data)
+        inputs = keras.Input((1,), dtype="string" if isinstance(data[0], str) else "int64")
+        x = keras.layers.Embedding(9, 2)(layer(inputs))
+        return keras.Model(inputs, keras.layers.Dense(num_classes)(keras.layers.Flatten()(x)))
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [
+        (keras.layers.StringLookup, ["a", "b"], ["c", "d"]),
+        (keras.layers.IntegerLookup, [3, 4], [5, 6]),
+        (
+            functools.partial(keras.layers.TextVectorization, output_sequence_length=2),
+            ["a b"],
+            ["c d"],
+        ),
+    ],
+)
+def test_vocabularies_that_were_adapted_to_other_words_are_told_apart(kind, first, second):
+    key = key_of(adapted(kind, first))
+    assert key is not None
+    assert key == key_of(adapted(kind, list(first)))
+    builds = iter([adapted(kind, first), adapted(kind, second)])
+
+    def build(input_shape, num_classes):
+        return next(builds)(input_shape, num_classes)
+
+    assert key_of(build) != key_of(build)
+
+
 def changed(change):
     def build(input_shape, num_classes):
         model = with_layer(lambda: keras.layers.Dense(5, activation="relu"))(

@@ -51,9 +51,9 @@ def structure_key(model: keras.Model, build_model: object) -> str | None:
 
     It covers the builder's source and plain closure, every layer's class, configuration and plain
     attributes (arrays by content: an adapted Normalization holds its mean as a constant), the
-    shape, dtype and trainability of every variable, and the losses and metrics of a model that its
-    builder compiles. Values of variables are not in it, nor is a compiled model's optimizer, which
-    is replaced.
+    words of vocabularies, the shape, dtype and trainability of every variable, and the losses and
+    metrics of a model that its builder compiles. Values of variables are not in it, nor is a
+    compiled model's optimizer, which is replaced.
 
     Args:
         model: A built model whose names were counted from the beginning, as its builder returns it.
@@ -72,11 +72,20 @@ def structure_key(model: keras.Model, build_model: object) -> str | None:
     except (TypeError, ValueError, NotImplementedError):  # a layer that cannot be serialized
         return None
     config.pop("compile_config", None)
+    try:
+        words = [_value(layer.get_vocabulary()) for layer in layers if _has_words(layer)]
+    except Exception:  # of a layer of the user's own
+        return None
     variables = [[str(v.dtype), list(v.shape), bool(v.trainable)] for v in model.variables]
     attributes = [_plain(_attributes(layer)) for layer in layers]
     compiled = [[_value(part), _plain(_vars(part))] for part in _parts(compilation)]
     compiled.append(_value(compilation))  # which output each belongs to
-    return _digest([_builder(build_model), config, variables, attributes, compiled])
+    return _digest([_builder(build_model), config, variables, attributes, compiled, words])
+
+
+def _has_words(layer: Any) -> bool:
+    """Whether a table holds its vocabulary: after `adapt` its configuration has none."""
+    return callable(getattr(layer, "get_vocabulary", None))
 
 
 def cause_of_retracing(model: keras.Model) -> str:
