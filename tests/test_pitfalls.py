@@ -115,6 +115,28 @@ def test_a_model_for_one_batch_size_alone_is_refused(lines, build, size):
         Workload(lines, build, compilation=Compilation("mse")).build(1)
 
 
+def unbuilt():
+    hidden = keras.layers.SimpleRNN(2, stateful=True, name="memory")
+    return keras.Sequential([keras.layers.Reshape((3, 1)), hidden, keras.layers.Dense(1)])
+
+
+class Stateful(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.both = keras.layers.Bidirectional(
+            keras.layers.SimpleRNN(2, stateful=True), name="memory"
+        )
+
+    def call(self, inputs):
+        return self.both(inputs[..., None])[:, :1]
+
+
+@pytest.mark.parametrize("build", [unbuilt, Stateful])
+def test_a_stateful_layer_of_a_model_without_inputs_is_refused(lines, build):
+    with pytest.raises(InputError, match=r"`memory` builds the model.*with stateful=True"):
+        Workload(lines, build, compilation=Compilation("mse")).build(1)
+
+
 def test_a_metric_of_several_values_is_left_out_and_named(tmp_path):
     x = np.random.default_rng(0).normal(size=(72, 3)).astype(np.float32)
     both = (x, np.eye(2, dtype=np.float32)[(x.sum(axis=1) > 0).astype(int)])

@@ -131,13 +131,7 @@ def check_model(model: keras.Model, data: Data, compilation: Compilation) -> Non
             a loss, a metric or a class that does not exist.
     """
     check_is_model(model)
-    fixed = [s[0] for s in _input_shapes(model) if s and s[0] is not None]
-    if fixed:
-        raise InputError(
-            f"The model is built for batches of {fixed[0]} examples alone, and the batch size is "
-            "what is searched. Leave the batch dimension open: keras.Input(shape=...), and no "
-            "recurrent layer with stateful=True."
-        )
+    _refuse_one_batch_size(model)
     optimizers = {
         id(value): type(value).__name__
         for value in vars(model).values()
@@ -158,6 +152,24 @@ def check_model(model: keras.Model, data: Data, compilation: Compilation) -> Non
     _check_names("metrics", "metrics", keras.tree.flatten(compilation.metrics))
     if compilation.loss is None:
         _check_classifier(model, data)
+
+
+def _refuse_one_batch_size(model: keras.Model) -> None:
+    fixed = [s[0] for s in _input_shapes(model) if s and s[0] is not None]
+    recurrent = keras.layers.RNN | keras.layers.Bidirectional
+    stateful = [
+        layer.name
+        for layer in model._flatten_layers()
+        if isinstance(layer, recurrent) and layer.stateful
+    ]
+    if not fixed and not stateful:
+        return
+    alone = f"The model is built for batches of {fixed[0]} examples alone" if fixed else ""
+    alone = alone or f"The layer `{stateful[0]}` builds the model for batches of one size alone"
+    raise InputError(
+        f"{alone}, and the batch size is what is searched. Leave the batch dimension open: "
+        "keras.Input(shape=...), and no recurrent layer with stateful=True."
+    )
 
 
 def loss_of(model: keras.Model, data: Data, compilation: Compilation) -> object:
