@@ -17,6 +17,7 @@ from tfbatch.claims._request import make_court_request
 from tfbatch.command_line.running import EXIT_CODES
 from tfbatch.dataset_info.recipe import RECIPES, load_recipe
 from tfbatch.errors import ConfigurationError, InputError
+from tfbatch.pipeline.dataset_names import find_dataset
 from tfbatch.request.request import make_request
 from tfbatch.request.search_config import SEARCHES
 
@@ -229,8 +230,10 @@ def test_one_metric_is_to_be_given_in_a_list(tmp_path, made, written):
         lambda: make_request(search="joint", dataset="~nobody-here/d.yaml", model="small_cnn"),
         lambda: tfbatch.translate_batch_size(256, 512, run_dir="~nobody-here/run"),
         lambda: tfbatch.measure_curvature("mlp", "digits", weights_file="~nobody-here/w.h5"),
+        lambda: find_dataset("~nobody-here/arrays"),
+        lambda: find_dataset("tfds:~nobody-here/data"),
     ],
-    ids=["search", "recipe", "run", "weights"],
+    ids=["search", "recipe", "run", "weights", "stored arrays", "folder of tfds"],
 )
 def test_the_home_of_a_user_that_there_is_not_is_told_in_every_path(asked):
     with pytest.raises(InputError, match=r"Received: '~nobody-here/.*Write the folder out"):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import Literal
 
 from tfbatch.dataset_info.recipe import SPLITS, Baseline
 from tfbatch.errors import InputError
 from tfbatch.quantities import TrainingLength, TrainingLengthText
-from tfbatch.schema import Strict
+from tfbatch.schema import Strict, expanded
 
 STORED = "stored.json"
 """The description in a folder of stored arrays."""
@@ -77,7 +76,7 @@ def own_data_of(text: str) -> OwnData | None:
     Raises:
         InputError: A colon, but neither a module nor a function beside it.
     """
-    folder = Path(text).expanduser()
+    folder = expanded(text)
     if os.path.isfile(folder / STORED):  # noqa: PTH113 - Path's own raises for a name too long
         return OwnData(name=folder.resolve().parent.parent.name, kind="stored", where=text)
     if ":" not in text:

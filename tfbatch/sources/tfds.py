@@ -19,6 +19,7 @@ import numpy as np
 
 from tfbatch.dataset_info.recipe import Example
 from tfbatch.errors import DataError, InputError, did_you_mean
+from tfbatch.schema import expanded
 from tfbatch.sources._source import SAMPLE, Description, SourceBase, check_split, common_size
 
 
@@ -47,7 +48,7 @@ class Source(SourceBase):
         """
         if not text:
             raise InputError("The source tfds needs a data set: tfds:NAME or tfds:NAME/CONFIG.")
-        folder = Path(text).expanduser()
+        folder = expanded(text)
         dataset, _, version = (
             (str(folder.resolve()), "", "") if _is_stored(folder) else text.partition(":")
         )
@@ -59,7 +60,7 @@ class Source(SourceBase):
     def is_there(cls, text: str, *, data_dir: Path | None) -> bool:
         """See SourceBase."""
         del data_dir
-        return _is_stored(Path(text).expanduser())
+        return _is_stored(expanded(text))
 
     def identity(self, data_dir: Path | None) -> dict[str, object]:
         """See SourceBase: name, version and the size of every shard."""
