@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import gc
 import math
+import os
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -637,6 +641,86 @@ def test_the_table_holds_what_the_schedule_gives_in_a_graph(family, warmup):
         assert called.numpy() == read.numpy()
     step.assign(10 * steps)
     assert both()[1].numpy() == tabulate(schedule, steps)[-1].numpy()
+
+
+def test_trainings_of_other_lengths_have_tables_of_one_length():
+    """XLA compiles a step anew for every other one; see the test of its compilations."""
+    table, momentum = LearningRateTable(), InGraphMomentum(0.9, step=lambda: tf.constant(2))
+    step = tf.Variable(0, dtype=tf.int64)
+
+    def lengths():
+        parts = (table._table, momentum._value, momentum._complement)
+        return {part.numpy().size for part in parts}
+
+    assert lengths() == {4096}
+    for steps, length in ((3, 4096), (1, 4096), (100, 4096), (4096, 4096), (4097, 8192)):
+        values = np.random.default_rng(steps).uniform(0.1, 0.9, steps).astype("float32")
+        table.assign(tf.constant(values))
+        momentum.assign_table(tf.constant(values))
+        assert lengths() == {length}
+        for number in {0, min(1, steps - 1), steps - 1}:
+            step.assign(number)
+            assert table(step).numpy() == values[number]
+        for number in (steps, steps + 1, 100_000):
+            step.assign(number)
+            assert table(step).numpy() == values[-1]
+        third = values[min(2, steps - 1)]
+        assert (float(momentum), float(1 - momentum)) == (third, np.float32(1.0) - third)
+    momentum.assign(0.95)
+    table.assign(tf.constant([0.5]))
+    assert lengths() == {4096}
+
+
+TRAINS_TWICE = """
+import pathlib, sys
+import tiny_model
+from tfbatch.configuration import Configuration
+from tfbatch.pipeline import load_data
+from tfbatch.schema import Named
+from tfbatch.training.program_cache import ProgramCache
+from tfbatch.training.workload import Workload
+
+records, dumped, optimizer, schedule = sys.argv[1:]
+workload = Workload(load_data("digits", records_dir=records), tiny_model.build, jit_compile=True)
+programs = ProgramCache(workload)
+configuration = Configuration(
+    batch_size=32,
+    base_learning_rate=0.01,
+    optimizer=Named(name=optimizer),
+    schedule=Named(name=schedule),
+    warmup_fraction=0.0,
+)
+for steps in (4, 9):
+    model = programs.begin(configuration, total_examples=32 * steps, seed=1)
+    stream = workload.data.training(batch_size=32, seed=1, num_examples=32 * steps)
+    model.fit(stream, steps_per_epoch=steps, verbose=0)
+    print(len(list(pathlib.Path(dumped).glob("module_*.before_optimizations.txt"))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"), [("adam", "cosine"), ("adam", "one_cycle")], ids=["rate", "momentum"]
+)
+def test_a_training_of_another_length_is_not_compiled_again(digits, tmp_path, optimizer, schedule):
+    """XLA's key holds the length of every variable's value; it writes what it compiles."""
+    dumped = tmp_path / "dumped"
+    asked = [str(digits.folder.parent), str(dumped), optimizer, schedule]
+    tests = str(Path(__file__).parent)
+    found = subprocess.run(
+        [sys.executable, "-c", TRAINS_TWICE, *asked],
+        env={
+            **os.environ,
+            "XLA_FLAGS": f"--xla_dump_to={dumped} --xla_dump_hlo_as_text",
+            "PYTHONPATH": os.pathsep.join([tests, *sys.path]),
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    first, second = map(int, found.stdout.split())
+    assert first > 0
+    assert second == first
 
 
 def test_one_trace_makes_the_tables_of_all_schedules_of_a_form(monkeypatch):

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfbatch.schedules import LearningRateInExamples
 
 _ONE_BY_ONE = 100_000
+_LEAST = 4096
+"""Entries of the shortest table: XLA compiles a training step anew for every other length."""
 
 
 class InGraphNumber:
@@ -88,13 +91,14 @@ class InGraphMomentum(InGraphNumber):
 
     def assign(self, value: float) -> None:
         """Gives it another value for all steps."""
-        self._value.assign([value])
-        self._complement.assign([1.0 - value])
+        self._value.assign([value] * _LEAST)
+        self._complement.assign([1.0 - value] * _LEAST)
 
     def assign_table(self, values: tf.Tensor) -> None:
         """Gives it a value for each step, float32 [steps]."""
-        self._value.assign(values)
-        self._complement.assign(1.0 - values)  # in float32, as a momentum in a graph does
+        self._value.assign(_padded(values))
+        # in float32, as a momentum in a graph does
+        self._complement.assign(_padded(1.0 - values))
 
     def _read(self, variable: tf.Variable) -> tf.Tensor:
         return _at(variable, self._step())
@@ -118,7 +122,7 @@ class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):  # typ
 
     def assign(self, learning_rates: tf.Tensor) -> None:
         """Replaces the table by float32 [steps]; it begins with the optimizer's first update."""
-        self._table.assign(learning_rates)
+        self._table.assign(_padded(learning_rates))
         self.begin_at(0)
 
     def begin_at(self, iterations: int) -> None:
@@ -141,7 +145,17 @@ class LearningRateTable(keras.optimizers.schedules.LearningRateSchedule):  # typ
 def _variable_table(value: float) -> tf.Variable:
     """A table that may get any length."""
     shape = tf.TensorShape([None])
-    return tf.Variable([value], trainable=False, shape=shape, dtype=tf.float32)
+    return tf.Variable([value] * _LEAST, trainable=False, shape=shape, dtype=tf.float32)
+
+
+def _padded(values: tf.Tensor) -> np.ndarray:
+    """Float32 [steps >= 1] with its last entry repeated, so that few lengths occur.
+
+    The length of a variable's value is part of the key of what XLA has compiled.
+    """
+    steps = len(values)
+    length = max(_LEAST, 1 << (steps - 1).bit_length())
+    return np.pad(np.asarray(values), (0, length - steps), mode="edge")
 
 
 def _at(table: tf.Variable, step: Any) -> tf.Tensor:
