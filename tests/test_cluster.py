@@ -212,6 +212,7 @@ class FarSlot:
         self.future = None
         self.spec = None
         self.looked_at = 0
+        self.recycled = False
         self.mailbox = self
         seat.world.slots.append(self)
 
@@ -260,6 +261,9 @@ class FarSlot:
         return TaskProgress()
 
     def recycle(self):
+        self.recycled = True
+
+    def close(self):
         """Nothing to end."""
 
     def request_stop(self):
@@ -444,6 +448,18 @@ def test_workers_that_share_a_gpu_have_parts_of_it(world, open_cluster):
     world.living = [NEW]
     _, processes = open_cluster(workers_per_gpu=2)
     assert [slot.seat.gpus for slot in processes.slots] == [0.5] * 6
+
+
+@pytest.mark.parametrize(("node", "recycled"), [(NEW, True), (OLD, False)], ids=["GPU", "CPU"])
+def test_a_task_alone_on_a_node_begins_when_its_idle_workers_hold_no_memory_of_a_gpu(
+    node, recycled, world, open_cluster, monkeypatch
+):
+    world.living = [node]
+    engine, processes = open_cluster()
+    admit(engine)
+    monkeypatch.setattr(processes, "_perform", lambda *_: None)
+    engine.call_alone(print)
+    assert {slot.recycled for slot in processes.slots} == {recycled}
 
 
 def test_a_worker_that_sees_its_own_gpu_alone_knows_how_many_share_it(monkeypatch):

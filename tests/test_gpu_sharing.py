@@ -319,6 +319,10 @@ class Slot:
     def __init__(self, start, **limits):
         self.place, self.limits = start.arguments[0].place, limits
         self.tasks, self.closed, self.future = [], False, None
+        self.alive = True
+
+    def recycle(self):
+        self.alive = False
 
     def submit(self, task, *arguments, **options):
         self.tasks.append((task, options))
@@ -378,6 +382,36 @@ def test_a_task_side_by_side_runs_once_in_each_worker_of_one_gpu(two_gpus, monke
     engine = WorkerEngine(two_gpus)
     assert engine.call_side_by_side(look_at_baseline, {"largest": 8}) == [0, 2, 4, 6]
     assert asked == [(look_at_baseline, [{"largest": 8}] * 4, [0, 2, 4, 6])]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "stopped", "alive"),
+    [(2, False, [False, True, False, True]), (2, True, [True] * 4), (0, False, [True] * 4)],
+    ids=["its GPU's", "no process begins after a stop", "a CPU has no allocator of a GPU"],
+)
+def test_a_task_alone_begins_when_no_idle_worker_holds_memory_of_its_gpu(
+    two_gpus, monkeypatch, gpus, stopped, alive
+):
+    two_gpus.share_gpus(2)
+    two_gpus._devices = dataclasses.replace(two_gpus.devices, accelerators=GPUS[:gpus])
+    two_gpus.stop_requested = lambda: stopped
+    found = []
+
+    def perform(slot, *_):
+        assert slot.place.whole
+        found.append([one.alive for one in two_gpus.slots])
+
+    monkeypatch.setattr(two_gpus, "_perform", perform)
+    WorkerEngine(two_gpus).call_alone(look_at_baseline)
+    assert found == [alive]
+
+
+def test_a_busy_worker_is_left_alone_by_a_task_that_is_not(two_gpus, monkeypatch):
+    two_gpus.share_gpus(2)
+    two_gpus.slots[2].future = object()
+    monkeypatch.setattr(two_gpus, "_perform", lambda *_: None)
+    WorkerEngine(two_gpus).call_alone(look_at_baseline)
+    assert [slot.alive for slot in two_gpus.slots] == [False, True, True, True]
 
 
 def as_on_a_gpu(monkeypatch, *, cores):

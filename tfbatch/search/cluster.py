@@ -251,6 +251,12 @@ class ClusterProcesses(Processes):
             return None
         return self._slot(caller.seat, member, 0, whole=True)
 
+    def _beside(self, caller: TaskSlot) -> Sequence[TaskSlot]:
+        member = self._member_of(caller)
+        if not member.node.gpus:
+            return []
+        return [self.slots[n] for n in member.numbers]
+
     # Nodes
 
     def _chosen(self) -> _Member:

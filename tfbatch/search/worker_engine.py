@@ -96,6 +96,10 @@ class Processes(abc.ABC):
         """Another slot with the whole machine of this one; None if it has that itself."""
 
     @abc.abstractmethod
+    def _beside(self, caller: TaskSlot) -> Sequence[TaskSlot]:
+        """Slots that may hold memory of the GPU on which a slot apart from this one trains."""
+
+    @abc.abstractmethod
     def share_gpus(self, workers: int) -> None:
         """See Engine."""
 
@@ -133,6 +137,10 @@ class Processes(abc.ABC):
         apart = self._apart(caller) if alone else None
         if apart is None:
             return self._perform(caller, records, task, arguments, options, on_progress)
+        if not self.stop_requested():  # what is left to be done then begins no process
+            for slot in self._beside(caller):
+                if slot.future is None:  # its allocator keeps what its largest trial took
+                    slot.recycle()
         try:
             return self._perform(apart, records, task, arguments, options, on_progress)
         finally:
@@ -390,6 +398,10 @@ class WorkerProcesses(Processes):
 
     def _apart(self, caller: TaskSlot) -> TaskSlot | None:
         return None if self.devices.workers == 1 else self._slot(0, whole=True)
+
+    def _beside(self, caller: TaskSlot) -> Sequence[TaskSlot]:
+        del caller
+        return [self.slots[n] for n in self.of_one_gpu()] if self.devices.gpus else []
 
     def _slot(self, number: int, *, whole: bool = False) -> Slot:
         return Slot(self._begin(number, whole=whole), **self._limits())
