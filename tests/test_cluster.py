@@ -457,8 +457,10 @@ def test_a_task_alone_on_a_node_begins_when_its_idle_workers_hold_no_memory_of_a
     world.living = [node]
     engine, processes = open_cluster()
     admit(engine)
-    monkeypatch.setattr(processes, "_perform", lambda *_: None)
+    apart = []
+    monkeypatch.setattr(processes, "_perform", lambda slot, *_: apart.append(slot))
     engine.call_alone(print)
+    assert apart[0].start.arguments[0].place.data_sharers == 1, "its data lies where theirs does"
     assert {slot.recycled for slot in processes.slots} == {recycled}
 
 

@@ -31,7 +31,7 @@ from tfbatch.search.worker_engine import WorkerEngine, WorkerProcesses
 from tfbatch.training import context
 from tfbatch.training.context import Job, TaskContext, UserCode
 from tfbatch.training.data_place import Placement
-from tfbatch.training.devices import MOST_ON_A_GPU, Devices, Place
+from tfbatch.training.devices import MOST_ON_A_GPU, Devices, Place, workers_on_a_gpu
 from tfbatch.training.side_by_side import Look, look_at_baseline, train_beside_others
 
 BASELINE = Configuration(batch_size=32, base_learning_rate=0.01)
@@ -404,6 +404,34 @@ def test_a_task_alone_begins_when_no_idle_worker_holds_memory_of_its_gpu(
     monkeypatch.setattr(two_gpus, "_perform", perform)
     WorkerEngine(two_gpus).call_alone(look_at_baseline)
     assert found == [alive]
+
+
+@pytest.mark.parametrize(
+    ("workers", "per_gpu", "asked", "expected"),
+    [(None, 2, None, 2), (6, 1, None, 3), (None, 1, None, 1), (None, 1, 4, 4), (1, 1, None, 1)],
+    ids=["workers_per_gpu", "workers", "one each", "measured later", "one worker"],
+)
+def test_the_data_of_what_is_measured_alone_lies_where_that_of_the_trials_does(
+    two_gpus, tmp_path, monkeypatch, workers, per_gpu, asked, expected
+):
+    """So that memory and step times are those of the trials."""
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: GPUS)
+    found = []
+    monkeypatch.setattr(context, "place_data", lambda *_, sharers, **__: found.append(sharers))
+    monkeypatch.setattr(TaskContext, "data", None)
+    monkeypatch.setattr(two_gpus, "_perform", lambda *_: None)
+    place = Place(workers_per_gpu=per_gpu, data_sharers=asked)
+    two_gpus.job, two_gpus._workers = dataclasses.replace(two_gpus.job, place=place), workers
+    first = two_gpus._begin(0, whole=False).arguments[0]
+    sharers = workers_on_a_gpu(first.place)  # as the first worker says when it has begun
+    two_gpus._devices = dataclasses.replace(two_gpus.devices, sharers=sharers)
+
+    engine = WorkerEngine(two_gpus)
+    apart = two_gpus._begin(0, whole=True).arguments[0]
+    own = engine.own_process(tmp_path / "log").arguments[0]
+    for job in (first, apart, own):
+        TaskContext(job, UserCode(tiny_model.build), None).placement  # noqa: B018
+    assert found == [expected] * 3
 
 
 def test_a_busy_worker_is_left_alone_by_a_task_that_is_not(two_gpus, monkeypatch):

@@ -521,8 +521,9 @@ class ClusterProcesses(Processes):
         return self._workers or on_gpus or min(node.cpus, MOST_WORKERS)
 
     def _slot(self, seat: Seat, member: _Member, index: int, *, whole: bool = False) -> RaySlot:
+        of_workers = member.devices if whole else None
         place = dataclasses.replace(
-            self.job.place,
+            self.job.place.apart(of_workers) if of_workers else self.job.place,
             slot=index,
             workers=1 if whole else member.workers,
             whole=whole or member.workers == 1,

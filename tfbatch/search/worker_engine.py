@@ -418,7 +418,7 @@ class WorkerProcesses(Processes):
 
     def _begin(self, number: int, *, whole: bool) -> Start:
         place = dataclasses.replace(
-            self.job.place,
+            self.job.place.apart(self.devices) if whole else self.job.place,
             slot=number,
             workers=self._workers,
             whole=whole or self._workers == 1,
@@ -572,7 +572,9 @@ class WorkerEngine(Calls):
 
     def own_process(self, log: Path) -> Start:
         """See Engine."""
-        return worker_alone(self._processes.job, self._records, log)
+        job = self._processes.job
+        place = job.place.apart(self._processes.devices)
+        return worker_alone(dataclasses.replace(job, place=place), self._records, log)
 
     def admit(self, expected: NodeCheck) -> None:
         """See Engine."""

@@ -24,9 +24,9 @@ class Place:
         whole: Whether it gets every core and every GPU: it works alone.
         cores: Cores that the workers share; None for all that the process may use.
         gpus: GPUs that the workers share, where this process sees only its own; else None.
-        data_sharers: Workers that may come to share a GPU, where their number is found out later:
-            whether the data has room in its memory is decided for so many, before and after. None
-            for those that share it.
+        data_sharers: For so many workers it is decided whether the data has room in a GPU's memory,
+            where these are not the ones that share it now: their number is found out later, or
+            this process is apart from them. None for those that share it.
     """
 
     slot: int = 0
@@ -38,6 +38,14 @@ class Place:
     cores: int | None = None
     gpus: int | None = None
     data_sharers: int | None = None
+
+    def apart(self, workers: Devices) -> Place:
+        """The same for a process that measures alone what workers do: its data lies where theirs.
+
+        Args:
+            workers: What they have.
+        """
+        return dataclasses.replace(self, data_sharers=self.data_sharers or workers.sharers)
 
 
 @dataclasses.dataclass(frozen=True)
