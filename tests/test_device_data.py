@@ -372,7 +372,10 @@ def test_on_a_gpu_data_is_held_in_a_fifth_of_its_memory(prepared, monkeypatch):
     ]:
         found = GpuMachine(tuple(Gpu("a GPU", (9, 0), there, there, "id") for there in each))
         monkeypatch.setattr(data_place, "read_gpus", lambda found=found: found)
-        assert place_data(data, "auto", sharers=sharers).on == on
+        placed = place_data(data, "auto", sharers=sharers)
+        assert placed.on == on
+        if not each:
+            assert placed.reason == "the driver does not tell the GPU's memory"
     monkeypatch.setattr(
         data_place,
         "read_gpus",

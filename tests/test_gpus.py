@@ -3,6 +3,7 @@
 # ruff: noqa: N802, N815 - NVIDIA's names
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -45,8 +46,9 @@ class Library:
 
     nvmlMemory_v2 = 33554472
 
-    def __init__(self, *gpus, without_driver=False, broken=False, old=False):
+    def __init__(self, *gpus, without_driver=False, broken=(), old=False, slices=()):
         self.gpus, self.without_driver, self.broken = gpus, without_driver, broken
+        self.slices = dict(slices)
         self.open, self.openings, self.old = 0, 0, old
         self.busy, self.samples = iter(()), 0
 
@@ -73,7 +75,13 @@ class Library:
         return self.gpus[index]
 
     def nvmlDeviceGetHandleByUUID(self, uuid):
-        return next(one for one in self.gpus if one.uuid == uuid)
+        for one in (*self.gpus, *self.slices):
+            if one.uuid == uuid:
+                return one
+        raise self.NVMLError("Not Found")
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, handle):
+        return self.slices[handle]
 
     def nvmlDeviceGetUtilizationRates(self, handle):
         self.samples += 1
@@ -83,17 +91,21 @@ class Library:
             raise self.NVMLError("Not Supported") from None
 
     def nvmlDeviceGetName(self, handle):
+        if not handle.name:
+            raise self.NVMLError("Not Supported")
         return handle.name
 
     def nvmlDeviceGetUUID(self, handle):
         return handle.uuid
 
     def nvmlDeviceGetCudaComputeCapability(self, handle):
+        if handle in self.slices:
+            raise self.NVMLError("Not Supported")
         return handle.compute_capability
 
     def nvmlDeviceGetMemoryInfo(self, handle, version=None):
-        if self.broken:
-            raise self.NVMLError("Not Supported")
+        if handle.uuid in self.broken:
+            raise self.NVMLError("GPU is lost")
         found = types.SimpleNamespace(total=handle.memory_bytes, free=handle.free_bytes)
         if version == self.nvmlMemory_v2:
             if self.old:
@@ -121,7 +133,6 @@ def test_name_capability_memory_and_driver_are_read_and_the_library_is_closed():
         ("-1", []),
         ("0,-1,2", ["GPU-a"]),
         ("7", []),
-        ("MIG-GPU-b/1/0", ["GPU-a", "GPU-b", "GPU-c"]),
     ],
 )
 def test_only_what_cuda_may_use_counts(asked, seen):
@@ -131,8 +142,58 @@ def test_only_what_cuda_may_use_counts(asked, seen):
     assert [one.uuid for one in found.gpus] == seen
 
 
+def slice_of_a_gpu(name="NVIDIA A100 80GB PCIe MIG 1g.10gb"):
+    return Gpu(name, (0, 0), 10_000_000_000, 9_000_000_000, "MIG-5c89")
+
+
+@pytest.mark.parametrize("asked", ["MIG-5c89", "MIG-5c89,MIG-other"])
+def test_of_a_slice_its_own_memory_is_read_and_not_that_of_the_whole_gpu(asked):
+    whole, own = gpu("NVIDIA A100 80GB PCIe", (8, 0)), slice_of_a_gpu()
+    library = Library(whole, slices=[(own, whole)])
+    found = read_gpus(library, environment={"CUDA_VISIBLE_DEVICES": asked})
+
+    assert found.gpus == (dataclasses.replace(own, compute_capability=(8, 0)),)
+    assert (found.driver, found.unknown) == ("550.54.15", "")
+
+
+def test_a_slice_without_a_name_has_that_of_its_gpu():
+    whole, own = gpu("NVIDIA A100", (8, 0)), slice_of_a_gpu(name="")
+    library = Library(whole, slices=[(own, whole)])
+    found = read_gpus(library, environment={"CUDA_VISIBLE_DEVICES": "MIG-5c89"})
+
+    assert [one.name for one in found.gpus] == ["a slice of NVIDIA A100"]
+
+
+def test_of_a_slice_that_the_driver_does_not_know_nothing_is_known():
+    library = Library(gpu())
+    found = read_gpus(library, environment={"CUDA_VISIBLE_DEVICES": "MIG-GPU-1/1/0"})
+
+    assert found == GpuMachine(unknown="Not Found")
+    assert not library.open
+
+
 @pytest.mark.parametrize(
-    "library", [Library(without_driver=True), Library(gpu(), broken=True)], ids=["none", "mute"]
+    ("asked", "seen", "unknown"),
+    [
+        (None, ["GPU-a", "GPU-c"], "GPU is lost"),
+        ("2,1", ["GPU-c"], "GPU is lost"),
+        ("2", ["GPU-c"], ""),
+        ("GPU-b", [], "GPU is lost"),
+    ],
+)
+def test_a_gpu_that_the_driver_does_not_describe_costs_itself_alone(asked, seen, unknown):
+    library = Library(*(gpu(uuid=f"GPU-{letter}") for letter in "abc"), broken=["GPU-b"])
+    visible = {} if asked is None else {"CUDA_VISIBLE_DEVICES": asked}
+    found = read_gpus(library, environment=visible)
+
+    assert [one.uuid for one in found.gpus] == seen
+    assert (found.driver, found.unknown) == ("550.54.15", unknown)
+
+
+@pytest.mark.parametrize(
+    "library",
+    [Library(without_driver=True), Library(gpu(), broken=["GPU-1"])],
+    ids=["none", "mute"],
 )
 def test_without_an_answer_of_the_driver_nothing_is_known_and_nothing_fails(library):
     found = read_gpus(library, environment={})

@@ -66,7 +66,10 @@ class Nvml(Protocol):
         """What the functions below take."""
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str) -> object:
-        """The same, by its identity."""
+        """The same, by its identity; a slice's too, as CUDA_VISIBLE_DEVICES names it."""
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, handle: object) -> object:
+        """That of the GPU which a slice is a part of."""
 
     def nvmlDeviceGetName(self, handle: object) -> str:
         """Such as "NVIDIA H100 80GB HBM3"."""
@@ -86,7 +89,7 @@ class Nvml(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-    """One GPU.
+    """One GPU, or the slice of one (MIG) that CUDA_VISIBLE_DEVICES names.
 
     Attributes:
         name: Such as "NVIDIA H100 80GB HBM3".
@@ -124,7 +127,8 @@ class GpuMachine:
         gpus: In the driver's order; empty without any.
         driver: The driver's version; empty where it could not be asked.
         cuda: The newest CUDA that the driver runs, such as "12.4"; empty likewise.
-        unknown: Why it could not be asked; empty where it could.
+        unknown: Why it could not be asked, or does not describe a GPU, which is then none of
+            `gpus`; empty where it told all.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -250,17 +254,21 @@ def read_gpus(
         library.nvmlInit()
     except library.NVMLError as error:  # no driver: a machine without such a GPU
         return GpuMachine(unknown=str(error))
+    asked = (os.environ if environment is None else environment).get("CUDA_VISIBLE_DEVICES")
     try:
         version = library.nvmlSystemGetCudaDriverVersion()
-        handles = map(library.nvmlDeviceGetHandleByIndex, range(library.nvmlDeviceGetCount()))
-        gpus = [_read(library, handle) for handle in handles]
         driver = library.nvmlSystemGetDriverVersion()
+        visible = _visible(library, _described(library), asked)
     except library.NVMLError as error:  # a driver that does not answer, or not all of it
         return GpuMachine(unknown=str(error))
     finally:
         library.nvmlShutdown()
-    asked = (os.environ if environment is None else environment).get("CUDA_VISIBLE_DEVICES")
-    return GpuMachine(_visible(gpus, asked), driver, f"{version // 1000}.{version % 1000 // 10}")
+    return GpuMachine(
+        tuple(one for one in visible if isinstance(one, Gpu)),
+        driver,
+        f"{version // 1000}.{version % 1000 // 10}",
+        next((one for one in visible if isinstance(one, str)), ""),
+    )
 
 
 def gpu_notes(machine: GpuMachine, build: CudaBuild) -> list[str]:
@@ -331,6 +339,17 @@ def _without_code(gpu: Gpu, build: CudaBuild) -> str:
     )
 
 
+def _described(library: Nvml) -> list[Gpu | str]:
+    """Every GPU at its index; one that the driver does not describe is the reason."""
+    found: list[Gpu | str] = []
+    for index in range(library.nvmlDeviceGetCount()):
+        try:
+            found.append(_read(library, library.nvmlDeviceGetHandleByIndex(index)))
+        except library.NVMLError as error:  # such as one that was lost
+            found.append(str(error))
+    return found
+
+
 def _read(library: Nvml, handle: object) -> Gpu:
     memory, reserved = _memory(library, handle)
     major, minor = library.nvmlDeviceGetCudaComputeCapability(handle)
@@ -344,6 +363,30 @@ def _read(library: Nvml, handle: object) -> Gpu:
     )
 
 
+def _read_slice(library: Nvml, uuid: str) -> Gpu:
+    """A part of a GPU with memory of its own.
+
+    Raises:
+        Exception: The library's NVMLError: there is no such slice, or it does not describe it.
+    """
+    handle = library.nvmlDeviceGetHandleByUUID(uuid)
+    memory, reserved = _memory(library, handle)
+    whole = library.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
+    major, minor = library.nvmlDeviceGetCudaComputeCapability(whole)
+    try:
+        name = library.nvmlDeviceGetName(handle)
+    except library.NVMLError:
+        name = f"a slice of {library.nvmlDeviceGetName(whole)}"
+    return Gpu(
+        name=name,
+        compute_capability=(int(major), int(minor)),
+        memory_bytes=int(memory.total),
+        free_bytes=int(memory.free),
+        uuid=uuid,
+        reserved_bytes=reserved,
+    )
+
+
 def _memory(library: Nvml, handle: object) -> tuple[NvmlMemory, int]:
     """A GPU's memory, and what of it the driver reserves: the first version counts that as used."""
     try:
@@ -353,27 +396,31 @@ def _memory(library: Nvml, handle: object) -> tuple[NvmlMemory, int]:
     return found, int(getattr(found, "reserved", 0))
 
 
-def _visible(gpus: Sequence[Gpu], asked: str | None) -> tuple[Gpu, ...]:
-    """Those that CUDA_VISIBLE_DEVICES names; what it cannot tell apart counts as visible.
+def _visible(library: Nvml, gpus: Sequence[Gpu | str], asked: str | None) -> Sequence[Gpu | str]:
+    """Those that CUDA_VISIBLE_DEVICES names.
 
     CUDA counts the fastest first unless CUDA_DEVICE_ORDER=PCI_BUS_ID, the driver by the bus: the
     same where all GPUs are alike.
+
+    Raises:
+        Exception: The library's NVMLError, of a slice: the whole GPU's figures are not its own.
     """
     if asked is None:
-        return tuple(gpus)
-    found: list[Gpu] = []
+        return gpus
+    found: list[Gpu | str] = []
     for name in map(str.strip, asked.split(",")):
         if name.isdecimal():
             if int(name) >= len(gpus):
                 break
             found.append(gpus[int(name)])
         elif name.startswith("GPU-"):
-            found += [gpu for gpu in gpus if gpu.uuid.startswith(name)]
+            named = [one for one in gpus if isinstance(one, Gpu) and one.uuid.startswith(name)]
+            found += named or [one for one in gpus if isinstance(one, str)]
         elif name.startswith("MIG-"):  # a part of one, which the driver does not list
-            return tuple(gpus)
+            return [_read_slice(library, name)]  # CUDA opens one of them
         else:  # as CUDA does: the first that is none ends the list
             break
-    return tuple(found)
+    return found
 
 
 def _on(value: bool) -> str:

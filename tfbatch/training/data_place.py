@@ -83,8 +83,10 @@ def place_data(
     size = f"{needed / 1e6:,.0f} MB"
     if wanted == "auto":
         there = min((gpu.memory_bytes for gpu in read_gpus().gpus), default=None)
-        if there is None or needed > DEVICE_SHARE * there:
-            shown = "unknown" if there is None else f"{there / 1e6:,.0f} MB"
+        if there is None:
+            return Placement(None, "the driver does not tell the GPU's memory")
+        if needed > DEVICE_SHARE * there:
+            shown = f"{there / 1e6:,.0f} MB"
             return Placement(
                 None, f"{size} exceed {DEVICE_SHARE:.0%} of the GPU's memory ({shown})"
             )
