@@ -11,7 +11,7 @@ rounds; every ratio is taken within a round.
              stream, no augmentation, no metrics, no callbacks. What is arithmetic.
     device   a training of this package, batches made in the graph from the device's memory
     host     the same, batches made by tf.data on the host
-    keras    `fit` of plain Keras with its defaults, of float32 arrays without augmentation
+    keras    `fit` of plain Keras, of float32 arrays without augmentation
     making   the batches of `device` alone, without a model
 
 Seconds are the clock's, and processor seconds of the process beside them: on a machine that does
@@ -177,21 +177,31 @@ class Making:
 
 
 class PlainKeras:
-    """`fit` with Keras's defaults.
+    """`fit` of plain Keras, with XLA where the other sides have it.
 
     Args:
         model: A model that is not compiled.
         x: Normalized images.
         y: Labels.
         batch_size: Examples in a batch.
+        jit_compile: Whether XLA compiles an update; Keras's own default is that on a GPU.
     """
 
-    def __init__(self, model: keras.Model, x: np.ndarray, y: np.ndarray, batch_size: int):
+    def __init__(
+        self,
+        model: keras.Model,
+        x: np.ndarray,
+        y: np.ndarray,
+        batch_size: int,
+        *,
+        jit_compile: bool,
+    ):
         self._model, self._data, self._batch_size = model, (x, y), batch_size
         model.compile(
             keras.optimizers.SGD(RATE, momentum=MOMENTUM),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
+            jit_compile=jit_compile,
         )
 
     def step_seconds(self, steps: int) -> float:
@@ -208,8 +218,36 @@ class PlainKeras:
         return clock.seconds / clock.steps
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """The data as each side takes it, made once for all that is compared.
+
+    Attributes:
+        data: As it is prepared.
+        held: In the first device's memory.
+        x: Normalized images.
+        y: Their labels.
+    """
+
+    data: PreparedData
+    held: HeldData
+    x: np.ndarray
+    y: np.ndarray
+
+
+def given_to_sides(data: PreparedData) -> Given:
+    """Holds the data on the device, and makes the arrays of the host's."""
+    held = place_data(data, "device").held
+    if held is None:
+        raise RuntimeError("this data is held on any device")
+    examples = data.num_examples()
+    stream = data.training(batch_size=min(512, examples), seed=1, num_examples=examples)
+    x, y = (np.concatenate(part) for part in zip(*stream.as_numpy_iterator(), strict=True))
+    return Given(data, held, x, y)
+
+
 def sides(
-    name: str, data: PreparedData, batch_size: int, *, jit_compile: bool
+    name: str, given: Given, batch_size: int, *, jit_compile: bool
 ) -> tuple[dict[str, Side], int]:
     """What is compared at a batch size, and the steps of one execution."""
     build = MODELS.load(name).build
@@ -220,19 +258,15 @@ def sides(
         optimizer=Named(name="sgd", momentum=MOMENTUM),
     )
     found: dict[str, Side] = {}
-    for where in ("device", "host"):
-        held = place_data(data, where).held
-        programs = ProgramCache(Workload(data, build, jit_compile=jit_compile, held=held))
+    for where, held in (("device", given.held), ("host", None)):
+        programs = ProgramCache(Workload(given.data, build, jit_compile=jit_compile, held=held))
         at_once = steps_at_once(programs, configuration)
         found[where] = _training(programs, configuration, at_once)
-        if held:
-            making = Making(held, batch_size, at_once)
-    stream = data.training(batch_size=batch_size, seed=1, num_examples=data.num_examples())
-    batches = list(stream.as_numpy_iterator())
-    x, y = (np.concatenate(part) for part in zip(*batches, strict=True))
+    making = Making(given.held, batch_size, at_once)
+    x, y = given.x, given.y
     batch = (tf.identity(tf.constant(part[:batch_size])) for part in (x, y))
     bare = Bare(build(SHAPE, CLASSES), *batch, jit_compile=jit_compile)
-    plain = PlainKeras(build(SHAPE, CLASSES), x, y, batch_size)
+    plain = PlainKeras(build(SHAPE, CLASSES), x, y, batch_size, jit_compile=jit_compile)
     sides = {"bare": bare.step_seconds, **found, "keras": plain.step_seconds}
     return {**sides, "making": making.step_seconds}, at_once
 
@@ -326,10 +360,10 @@ def main() -> None:
     content: dict[str, Any] = {**software(), **hardware([device]), "rows": []}
     print(json.dumps(content))
     with tempfile.TemporaryDirectory(prefix="device-data-") as folder:
-        data = prepare(Path(folder) / "records", arguments.examples)
+        given = given_to_sides(prepare(Path(folder) / "records", arguments.examples))
         for batch_size in map(int, arguments.batch_sizes.split(",")):
             compared, at_once = sides(
-                arguments.model, data, batch_size, jit_compile=arguments.jit_compile == "true"
+                arguments.model, given, batch_size, jit_compile=arguments.jit_compile == "true"
             )
             compared["bare"](1)
             steps = max(round(arguments.seconds / compared["bare"](2 * at_once)), 2)

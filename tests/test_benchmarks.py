@@ -243,6 +243,21 @@ def test_batches_of_the_device_are_compared_with_those_of_the_host(tmp_path, mon
     assert not device_data.differences(data, batch_size=6)["labels_equal"]
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_xla_compiles_all_sides_or_none(tmp_path, monkeypatch, jit_compile):
+    """Keras's own choice is XLA where there is a GPU, whatever the others are compiled with."""
+    import device_data
+
+    given = device_data.given_to_sides(device_data.prepare(tmp_path / "records", examples=40))
+    gpus = [tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")]
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.config, "list_physical_devices", lambda *_: gpus)
+        patch.setattr(device_data, "steps_at_once", lambda *_: 1)
+        found, _ = device_data.sides("mlp", given, 8, jit_compile=jit_compile)
+    assert list(found) == ["bare", "device", "host", "keras", "making"]
+    assert found["keras"].__self__._model.jit_compile is jit_compile
+
+
 def test_a_parts_time_is_its_own(tmp_path, monkeypatch):
     """Clock and processor of a part that lasts 5 s and calls one that lasts 3 s of them."""
     from trial_cost.parts import Clock
