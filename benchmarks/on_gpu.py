@@ -1,28 +1,34 @@
-"""What can be known on a GPU alone, the most important first, in at most ten minutes.
+"""What can be known on a GPU alone, the most important first, in eight and a half minutes.
 
-    python benchmarks/on_gpu.py --output=on_gpu [--parts=facts,knee] [--examples=50000]
+    python benchmarks/on_gpu.py --output=on_gpu [--parts=facts,knee] [--examples=50000] [--xla=off]
 
 Each part is a process of its own, so that one that XLA aborts, or that hangs, costs itself alone.
-Each measurement of a part is written when it is made, in OUTPUT/PART.json, and after each part all
-so far in OUTPUT/on_gpu.md; what it printed, progress included, is in OUTPUT/PART.log. A part whose
-time is over is ended, and what it had measured stays; those that no time is left for are named. How
-busy the GPU was is asked of the driver meanwhile. Without a GPU it runs as well, on few --examples:
-that tries the script.
+Each measurement of a part is written when it is made, in OUTPUT/on_gpu.json; after each part all so
+far are in OUTPUT/on_gpu.md, which is printed at the end, and what the parts printed, progress
+included, in OUTPUT/logs.tar.gz: few files, so that all can be copied back. A part whose time is
+over is ended, and what it had measured stays; those that no time is left for are named. How busy
+the GPU was is asked of the driver meanwhile, from a part's start: imports and tracing are in the
+mean, so that the peak stands beside it. Without a GPU it runs as well, on few --examples: that
+tries the script.
 
-- facts: what the driver and TensorFlow say of the GPU; whether "auto" is what `Model.compile` does.
+- facts: whether XLA works with this TensorFlow, in a process of its own (where it does not, every
+  later part goes without it); what the driver and TensorFlow say of the GPU; whether "auto" is what
+  `Model.compile` does, and whether XLA then compiles.
 - device_data: are batches from the GPU's memory those of the host, and step times with them against
   a bare loop's, without and with XLA.
-- knee: step times from both ends up to the data's end, compilation apart, XLA on and off, and
-  mixed_float16 against float32 at the knee and at the largest size.
-- trials: trials an hour of one, two and four workers on the GPU, and of KerasTuner's own loop; and
-  the number that `--workers_per_gpu=auto` chooses, beside the best of those.
+- knee: step times from both ends up to the data's end, compilation apart; then XLA on and off at
+  the knee; then mixed_float16 against float32 at the knee and at the largest size.
+- trials: trials an hour of one worker on the GPU; the number that `--workers_per_gpu=auto` chooses;
+  trials an hour of four and two workers, and of KerasTuner's own loop. All without XLA: its
+  compilation of each batch size in each worker is no part of a rate.
 - finder: the largest batch under 6 GB without XLA, seconds to the answer.
 - wall: the largest batch of the whole memory, which the allocator refuses to pass.
 - callbacks: those that look and those that change the batch, and `input_wait` of a pipeline whose
   wait is known.
 - search: a small search, its trials' device, fingerprint and time.
 - precision: mixed_float16 against float32 for ResNet, at two batch sizes.
-- large_model: step times for ResNet at four sizes, where tracing takes longest.
+- large_model: step times for ResNet at four sizes without XLA and with it, where tracing takes
+  longest.
 - finder_xla: as finder, with XLA.
 
 Result: not measured on a GPU yet; tried on a CPU, with few examples.
@@ -35,24 +41,48 @@ import argparse
 import contextlib
 import dataclasses
 import datetime
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from tfbatch.process.gpu_utilization import GpuSampler
 from tfbatch.run_folder.durable import write_whole
 
-MOST_MINUTES = 9.5
+MOST_MINUTES = 8.5
+LEFT_OVERS = 2
+"""So many parts, the last ones, get what the others leave of the time."""
 _FEWEST_SECONDS = 5.0
+_XLA_SECONDS = 30.0
 Findings = dict[str, Any]
 Keep = Callable[[Findings], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a part is given.
+
+    Attributes:
+        examples: Training examples.
+        xla: Whether XLA may be used.
+    """
+
+    examples: int
+    xla: bool = True
+
+    @property
+    def jit_compile(self) -> Literal["auto", False]:
+        """What a part passes on where it would leave XLA to the default."""
+        return "auto" if self.xla else False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +92,13 @@ class Part:
     Attributes:
         name: Its name.
         seconds: What it may take.
-        find: `find(examples, keep)` looks at it, in a process of its own, and calls `keep` with
+        find: `find(asked, keep)` looks at it, in a process of its own, and calls `keep` with
             everything so far whenever it has found something.
     """
 
     name: str
     seconds: float
-    find: Callable[[int, Keep], None]
+    find: Callable[[Asked, Keep], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +120,15 @@ class Ended:
     message: str = ""
 
 
-def facts(examples: int, keep: Keep) -> None:
-    """What is there, without any training."""
-    del examples
+def facts(asked: Asked, keep: Keep) -> None:
+    """What is there; of trainings only what tells whether XLA compiles one."""
+    del asked
+    works, said = xla_works()
+    found: Findings = {"xla_works": works, "xla_said": said}
+    keep(found)
+    dumped = Path(tempfile.mkdtemp())
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_dump_to={dumped} --xla_dump_hlo_as_text"
+    os.environ["XLA_FLAGS"] = flags.strip()  # read when TensorFlow is imported
     import keras
     import tensorflow as tf
 
@@ -102,49 +138,118 @@ def facts(examples: int, keep: Keep) -> None:
     from tfbatch.training.devices import cuda_build, gpu_settings
 
     machine, build = read_gpus(), cuda_build()
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    auto = uses_xla(model, "auto")
-    model.compile("sgd", "mse")
+    auto = uses_xla(_dense(keras), "auto")
     settings = gpu_settings(machine, jit_compile=auto)
     devices = tf.config.list_physical_devices("GPU")
-    keep(
-        {
-            "settings": str(settings),
-            "driver": machine.driver or machine.unknown,
-            "notes": [*gpu_notes(machine, build), unusable(machine, build)],
-            "reserved_bytes": [gpu.reserved_bytes for gpu in machine.gpus],
-            "architectures": build.architectures,
-            "tensorflow_sees": [tf.config.experimental.get_device_details(one) for one in devices],
-            "auto_is_as_in_keras": auto == model.jit_compile,
-            "jit_compile": auto,
-            "hardware": hardware([one.name for one in devices]),
-            "software": software(),
-        }
-    )
+    found |= {
+        "settings": str(settings),
+        "driver": machine.driver or machine.unknown,
+        "notes": [*gpu_notes(machine, build), unusable(machine, build)],
+        "reserved_bytes": [gpu.reserved_bytes for gpu in machine.gpus],
+        "architectures": build.architectures,
+        "tensorflow_sees": [tf.config.experimental.get_device_details(one) for one in devices],
+        "jit_compile": auto,
+        "hardware": hardware([one.name for one in devices]),
+        "software": software(),
+    }
+    keep(found)
+    if works:
+        found |= _auto_of_keras(auto, dumped)
+        keep(found)
 
 
-def knee(examples: int, keep: Keep) -> None:
+_XLA_CHECK = """
+import tensorflow as tf
+
+@tf.function(jit_compile=True)
+def compiled(x, y, kernel):
+    return tf.reduce_sum(tf.matmul(y, y)) + tf.reduce_sum(tf.nn.conv2d(x, kernel, 1, "SAME"))
+
+print(float(compiled(tf.ones((8, 16, 16, 3)), tf.ones((64, 64)), tf.ones((3, 3, 3, 8)))))
+"""
+
+
+def xla_works(check: str = _XLA_CHECK, *, seconds: float = _XLA_SECONDS) -> tuple[bool, str]:
+    """Whether XLA compiles a product of matrices and a convolution, and the last line of it.
+
+    It may abort a process, or hang, where its compiler does not fit the GPU or is not there.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", check],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"nothing in {seconds:.0f} s"
+    last = done.stdout.strip().splitlines()[-1:]
+    return done.returncode == 0, "".join(last)
+
+
+def _dense(keras: Any) -> Any:
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+
+
+def _auto_of_keras(auto: bool, dumped: Path) -> Findings:
+    """Whether the package's "auto" is what Keras compiles another model with, and XLA compiles."""
+    import keras
+    import numpy as np
+
+    from tfbatch.training.compilation import compile_with
+
+    def compilations() -> int:
+        return len(list(dumped.glob("module_*.before_optimizations.txt")))
+
+    model, before = _dense(keras), compilations()
+    compile_with(model, keras.optimizers.SGD(), arguments={"loss": "mse"}, jit_compile="auto")
+    model.fit(np.ones((8, 4), "float32"), np.ones((8, 2), "float32"), verbose=0)
+    compiled = compilations() > before
+    return {
+        "jit_compile_of_keras": bool(model.jit_compile),
+        "xla_compiled": compiled,
+        "auto_is_as_in_keras": auto == bool(model.jit_compile) == compiled,
+    }
+
+
+def knee(asked: Asked, keep: Keep) -> None:
     """Step times of a small convolutional network; what XLA and a mixed policy are worth."""
-    keep(_step_times("small_cnn", examples, seconds=30.0, mixed_precision=True))
+    found: Findings = {}
+    with _told(found, "step_times", keep):
+        found |= _step_times("small_cnn", asked, seconds=15.0)
+    if "batch_sizes" not in found:
+        return
+    at = found["knee_batch_size"]
+    if asked.xla:
+        with _told(found, "xla", keep):
+            one = _step_times("small_cnn", asked, seconds=8.0, batch_sizes=[at], xla=True)
+            found["xla"] = one["xla"]
+    with _told(found, "precision", keep):
+        ends = sorted({at, *found["batch_sizes"][-1:]})
+        both = _step_times("small_cnn", asked, seconds=10.0, batch_sizes=ends, mixed_precision=True)
+        found["precision"] = both["precision"]
 
 
-def device_data(examples: int, keep: Keep) -> None:
+def device_data(asked: Asked, keep: Keep) -> None:
     """Batches from the device's memory: their truth, then step times against a bare loop's."""
     import itertools
-    import tempfile
 
-    from device_data import compare, differences, prepare, rows, sides
+    from device_data import compare, differences, given_to_sides, prepare, rows, sides
 
     found: Findings = {}
     with tempfile.TemporaryDirectory() as folder:
-        data = prepare(Path(folder) / "records", examples)
-        found["differences"] = differences(data, batch_size=min(256, examples // 8))
+        data = prepare(Path(folder) / "records", asked.examples)
+        found["differences"] = differences(data, batch_size=min(256, asked.examples // 8))
         keep(found)
+        given = given_to_sides(data)
         table = found["table"] = [["B", "XLA", "side", "ms", "x bare: median, least, most"]]
-        for xla, batch_size in itertools.product((False, True), (32, 4096, 256, 1024)):
-            if batch_size > examples:
+        ways = (False, True) if asked.xla else (False,)
+        for xla, batch_size in itertools.product(ways, (32, 4096, 256, 1024)):
+            if batch_size > asked.examples:
                 continue
-            compared, at_once = sides("small_cnn", data, batch_size, jit_compile=xla)
+            compared, at_once = sides("small_cnn", given, batch_size, jit_compile=xla)
             times = compare(compared, steps=max(4 * at_once, 32), rounds=3)
             for row in rows(batch_size, times):
                 ratios = " ".join(f"{ratio:.3f}" for ratio in row["clock_ratio"])
@@ -152,46 +257,65 @@ def device_data(examples: int, keep: Keep) -> None:
             keep(found)
 
 
-def precision(examples: int, keep: Keep) -> None:
+def precision(asked: Asked, keep: Keep) -> None:
     """A mixed policy against float32 where matrices are large: ResNet, at two batch sizes."""
-    sizes = [size for size in (256, 2048) if size <= examples] or [32]
-    keep(
-        _step_times(
-            "resnet", examples, seconds=15.0, batch_sizes=sizes, xla=False, mixed_precision=True
-        )
-    )
+    found: Findings = {}
+    for size in [size for size in (256, 2048) if size <= asked.examples] or [32]:
+        with _told(found, f"at {size}", keep):
+            found[f"at {size}"] = _step_times(
+                "resnet", asked, seconds=6.0, batch_sizes=[size], mixed_precision=True
+            )["precision"]
 
 
-def large_model(examples: int, keep: Keep) -> None:
-    """The same of ResNet: each size takes XLA longer to compile than to measure."""
-    sizes = [size for size in (32, 256, 1024, 4096) if size <= examples] or [32]
-    keep(_step_times("resnet", examples, seconds=10.0, batch_sizes=sizes, mixed_precision=False))
+def large_model(asked: Asked, keep: Keep) -> None:
+    """Step times of ResNet: each size takes XLA longer to compile than to measure."""
+    found: Findings = {}
+    for size in [size for size in (32, 256, 1024, 4096) if size <= asked.examples] or [32]:
+        with _told(found, f"at {size}", keep):
+            one = _step_times("resnet", asked, seconds=5.0, batch_sizes=[size], xla=asked.xla)
+            found.setdefault("table", one["table"][:1]).extend(one["table"][1:])
+            found[f"at {size}"] = {key: one[key] for key in ("too_large", "xla")}
+
+
+@contextlib.contextmanager
+def _told(found: Findings, name: str, keep: Keep) -> Iterator[None]:
+    """Keeps what a block has found; one that fails costs itself alone."""
+    try:
+        yield
+    except Exception as error:  # whatever it is, the next question may have an answer
+        traceback.print_exc()
+        found[f"{name} failed"] = f"{type(error).__name__}: {error}"[:500]
+    keep(found)
 
 
 def _step_times(
     model: str,
-    examples: int,
+    asked: Asked,
     *,
     seconds: float,
-    mixed_precision: bool,
     batch_sizes: list[int] | None = None,
-    xla: bool = True,
+    xla: bool = False,
+    mixed_precision: bool = False,
 ) -> Findings:
+    """Step times without XLA, which a comparison alone may compile with."""
     import tfbatch
 
     report = tfbatch.measure_throughput(
         model,
-        _images(examples),
+        _images(asked.examples),
         batch_sizes=batch_sizes,
         input_bound=False,
         xla=xla,
         mixed_precision=mixed_precision,
         max_seconds=seconds,
+        jit_compile=False,
     )
     found = report.throughput
     return {
         "conclusion": found.conclusion(),
         "knee": found.of_knee(),
+        "knee_batch_size": found.knee.batch_size,
+        "batch_sizes": found.batch_sizes,
         "left_out": found.left_out,
         "too_large": found.too_large,
         "table": [list(found.columns()), *map(list, found.rows())],
@@ -200,52 +324,59 @@ def _step_times(
     }
 
 
-def trials(examples: int, keep: Keep) -> None:
+def trials(asked: Asked, keep: Keep) -> None:
     """Trials of a fifth of the data: how many an hour, once the first of each worker has ended."""
-    import tempfile
-
-    import tfbatch
-
-    data = _images(examples // 5)
+    data = _images(asked.examples // 5)
     table = [["who", "workers", "trials", "trials an hour"]]
+    found: Findings = {"table": table}
     rates: dict[int, float] = {}
     for workers in (1, 4, 2):
-        with tempfile.TemporaryDirectory() as folder:
-            run = Path(folder) / "run"
-            tfbatch.find_batch_size(
-                "small_cnn",
-                data,
-                search="random",
-                max_trials=_TRIALS,
-                verification_seeds=0,
-                batch_sizes=[32, 64, 128, 256],
-                trial_length="1 epoch",
-                workers_per_gpu=workers,
-                run_dir=run,
-                verbose=0,
-            )
-            lines = (run / "trials.jsonl").read_text("utf-8").splitlines()
-            ended = sorted(
-                datetime.datetime.fromisoformat(row["finished_at"])
-                for row in map(json.loads, lines)
-                if row["phase"] == "search"
-            )
-        # The first of each worker end together: they say nothing of a rate.
-        seconds = (ended[-1] - ended[workers - 1]).total_seconds()
-        rates[workers] = 3600 * (len(ended) - workers) / seconds
-        table.append(["tfbatch", workers, len(ended), f"{rates[workers]:.0f}"])
-        keep({"table": table})
+        rates[workers], ended = _trials_an_hour(data, workers)
+        table.append(["tfbatch", workers, ended, f"{rates[workers]:.0f}"])
+        keep(found)
+        if workers == 1:
+            found["auto"] = _measured_workers(data)
+            keep(found)
+    found["best_fixed"] = max(rates, key=lambda workers: rates[workers])
+    keep(found)
+    # The last: it is in this process, which then holds what it has taken of the GPU's memory.
     seconds = _seconds_of_keras_tuner(data)
     table.append(["KerasTuner", 1, _OF_KERAS_TUNER, f"{3600 / seconds:.0f}"])
-    keep({"table": table})
-    best = max(rates, key=lambda workers: rates[workers])
-    keep({"table": table, "best_fixed": best, "auto": _measured_workers(data)})
+    keep(found)
+
+
+def _trials_an_hour(data: dict[str, tuple[Any, Any]], workers: int) -> tuple[float, int]:
+    """With so many workers on the GPU, and how many trials there were."""
+    import tfbatch
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        tfbatch.find_batch_size(
+            "small_cnn",
+            data,
+            search="random",
+            max_trials=_TRIALS,
+            verification_seeds=0,
+            batch_sizes=[32, 64, 128, 256],
+            trial_length="1 epoch",
+            workers_per_gpu=workers,
+            jit_compile=False,
+            run_dir=run,
+            verbose=0,
+        )
+        lines = (run / "trials.jsonl").read_text("utf-8").splitlines()
+    ended = sorted(
+        datetime.datetime.fromisoformat(row["finished_at"])
+        for row in map(json.loads, lines)
+        if row["phase"] == "search"
+    )
+    # The first of each worker end together: they say nothing of a rate.
+    seconds = (ended[-1] - ended[workers - 1]).total_seconds()
+    return 3600 * (len(ended) - workers) / seconds, len(ended)
 
 
 def _measured_workers(data: dict[str, tuple[Any, Any]]) -> str:
     """What `--workers_per_gpu=auto` chooses, and what it measured; one trial is run."""
-    import tempfile
-
     import tfbatch
     from tfbatch.answer.gpu_sharing import read_gpu_sharing
 
@@ -261,6 +392,7 @@ def _measured_workers(data: dict[str, tuple[Any, Any]]) -> str:
             batch_sizes=[32, 64, 128, 256],
             trial_length="1 epoch",
             workers_per_gpu="auto",
+            jit_compile=False,
             run_dir=run,
             verbose=0,
         )
@@ -272,8 +404,6 @@ _TRIALS, _OF_KERAS_TUNER = 16, 4
 
 def _seconds_of_keras_tuner(data: dict[str, tuple[Any, Any]]) -> float:
     """Of a trial of its own random search, data and settings as above, the first one left out."""
-    import tempfile
-
     import keras
     import keras_tuner
 
@@ -285,7 +415,12 @@ def _seconds_of_keras_tuner(data: dict[str, tuple[Any, Any]]) -> float:
             made = MODELS.load("small_cnn").build((32, 32, 3), 10)
             rate = hp.Float("learning_rate", 0.005, 0.02, sampling="log")
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            made.compile(keras.optimizers.SGD(rate, momentum=0.9), loss, metrics=["accuracy"])
+            made.compile(
+                keras.optimizers.SGD(rate, momentum=0.9),
+                loss,
+                metrics=["accuracy"],
+                jit_compile=False,
+            )
             return made
 
         def fit(self, hp: Any, model: Any, *arguments: Any, **options: Any) -> Any:
@@ -310,7 +445,7 @@ def _seconds_of_keras_tuner(data: dict[str, tuple[Any, Any]]) -> float:
     return (ends[-1][1] - ends[0][1]) / (_OF_KERAS_TUNER - 1)
 
 
-def callbacks(examples: int, keep: Keep) -> None:
+def callbacks(asked: Asked, keep: Keep) -> None:
     """Callbacks in plain Keras; the wait of a pipeline that sleeps 20 ms a batch is known."""
     import keras
     import tensorflow as tf
@@ -320,13 +455,18 @@ def callbacks(examples: int, keep: Keep) -> None:
     from tfbatch.models import MODELS
 
     found: Findings = {}
-    x, y = (part[: min(examples, 5120)] for part in _images(examples)["train"])
+    x, y = (part[: min(asked.examples, 5120)] for part in _images(asked.examples)["train"])
     x = (x / 255.0).astype("float32")
 
     def model() -> Any:
         made = MODELS.load("small_cnn").build((32, 32, 3), 10)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        made.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss, metrics=["accuracy"])
+        made.compile(
+            keras.optimizers.SGD(0.01, momentum=0.9),
+            loss,
+            metrics=["accuracy"],
+            jit_compile=asked.jit_compile,
+        )
         return made
 
     def slept(one: Any) -> Any:
@@ -364,38 +504,43 @@ def callbacks(examples: int, keep: Keep) -> None:
     keep(found)
 
 
-def finder(examples: int, keep: Keep) -> None:
+def finder(asked: Asked, keep: Keep) -> None:
     """The memory finder under a budget, without XLA: the first peak must be told early."""
-    keep(_largest(examples, memory_budget="6 GB", jit_compile=False, seconds=45.0))
+    _largest(asked, keep, memory_budget="6 GB", jit_compile=False, seconds=35.0)
 
 
-def finder_xla(examples: int, keep: Keep) -> None:
+def finder_xla(asked: Asked, keep: Keep) -> None:
     """The same with XLA, which compiles each size."""
-    keep(_largest(examples, memory_budget="6 GB", jit_compile=True, seconds=130.0))
+    if asked.xla:
+        _largest(asked, keep, memory_budget="6 GB", jit_compile=True, seconds=130.0)
+    else:
+        keep({"left_out": "XLA is off"})
 
 
-def wall(examples: int, keep: Keep) -> None:
+def wall(asked: Asked, keep: Keep) -> None:
     """The memory finder up to where the allocator refuses: nothing is left free."""
-    keep(_largest(examples, memory_budget=None, jit_compile=False, seconds=45.0))
+    _largest(asked, keep, memory_budget=None, jit_compile=False, seconds=35.0)
 
 
 def _largest(
-    examples: int, *, memory_budget: str | None, jit_compile: bool, seconds: float
-) -> Findings:
+    asked: Asked, keep: Keep, *, memory_budget: str | None, jit_compile: bool, seconds: float
+) -> None:
     """The finder's answer, 20 s before the part's own time is over: opening takes some, too."""
     import tfbatch
 
     began = time.monotonic()
-    report = tfbatch.find_max_batch_size(
-        "resnet",
-        _images(examples),
-        memory_budget=memory_budget,
-        memory_seconds=seconds,
-        safety_margin=0.0,
-        jit_compile=jit_compile,
-        evaluation=False,
-    )
-    return {
+    found: Findings = {}
+    with _lines_told(found, keep):
+        report = tfbatch.find_max_batch_size(
+            "resnet",
+            _images(asked.examples),
+            memory_budget=memory_budget,
+            memory_seconds=seconds,
+            safety_margin=0.0,
+            jit_compile=jit_compile,
+            evaluation=False,
+        )
+    found |= {
         "seconds": time.monotonic() - began,
         "stated": report.stated,
         "batch_size": report.batch_size,
@@ -403,59 +548,102 @@ def _largest(
         "conclusion": report.conclusion(),
         "table": [list(report.rows()[0]), *(list(row.values()) for row in report.rows())],
     }
+    keep(found)
 
 
-def search(examples: int, keep: Keep) -> None:
+class _Lines(io.TextIOBase):
+    """Passes on what is printed, and tells each whole line."""
+
+    def __init__(self, to: TextIO, tell: Callable[[str], None]):
+        self._to, self._tell, self._begun = to, tell, ""
+
+    def write(self, text: str) -> int:
+        """As a text stream."""
+        self._to.write(text)
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in filter(str.strip, lines):
+            self._tell(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """As a text stream."""
+        self._to.flush()
+
+
+@contextlib.contextmanager
+def _lines_told(found: Findings, keep: Keep, look: Callable[[], Findings] = dict) -> Iterator[None]:
+    """Keeps every line of progress at once, and with it what there is to look at by then."""
+    said = found["said"] = []
+    began = time.monotonic()
+
+    def tell(line: str) -> None:
+        said.append(f"{time.monotonic() - began:.1f} s: {line}")
+        found.update(look())
+        keep(found)
+
+    try:
+        with contextlib.redirect_stdout(_Lines(sys.stdout, tell)):
+            yield
+    finally:
+        found.update(look())
+        keep(found)
+
+
+def search(asked: Asked, keep: Keep) -> None:
     """A search of three trials on the embedded digits."""
-    del examples
-    import tempfile
-
     import tfbatch
+
+    found: Findings = {}
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        began = time.monotonic()
+        with _lines_told(found, keep, lambda: _of_a_run(run)):
+            result = tfbatch.find_batch_size(
+                "small_cnn",
+                "digits",
+                max_trials=3,
+                verification_seeds=1,
+                batch_sizes=[32, 128],
+                trial_length="2 epochs",
+                jit_compile=asked.jit_compile,
+                run_dir=run,
+            )
+        found |= {"seconds": time.monotonic() - began, "answer": type(result).__name__}
+        keep(found)
+
+
+def _of_a_run(run: Path) -> Findings:
+    """What a run folder has of its trials and what they run with, as far as it is written."""
     from tfbatch.run_folder.reader import read_settings
 
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
-        result = tfbatch.find_batch_size(
-            "small_cnn",
-            "digits",
-            max_trials=3,
-            verification_seeds=1,
-            batch_sizes=[32, 128],
-            trial_length="2 epochs",
-            run_dir=Path(folder) / "run",
-        )
-        seconds = time.monotonic() - began
-        run = Path(folder) / "run"
-        keep(
-            {
-                "seconds": seconds,
-                "answer": type(result).__name__,
-                "jit_compile": read_settings(run)["jit_compile"],
-                "fingerprint": json.loads((run / "fingerprint.json").read_text("utf-8")),
-                "trials": [
-                    {key: row.get(key) for key in ("trial", "status", "device", "seconds")}
-                    for row in map(
-                        json.loads, (run / "trials.jsonl").read_text("utf-8").splitlines()
-                    )
-                ],
-            }
-        )
+    found: Findings = {}
+    if (run / "fingerprint.json").exists():
+        found["fingerprint"] = json.loads((run / "fingerprint.json").read_text("utf-8"))
+    if (run / "config.json").exists():
+        found["jit_compile"] = read_settings(run)["jit_compile"]
+    if (run / "trials.jsonl").exists():
+        lines = (run / "trials.jsonl").read_text("utf-8").splitlines(keepends=True)
+        found["trials"] = [
+            {key: row.get(key) for key in ("trial", "status", "device", "seconds")}
+            for row in (json.loads(line) for line in lines if line.endswith("\n"))
+        ]
+    return found
 
 
 PARTS = (
-    Part("facts", 30.0, facts),
-    Part("device_data", 80.0, device_data),
-    Part("knee", 80.0, knee),
-    Part("trials", 100.0, trials),
-    Part("finder", 65.0, finder),
-    Part("wall", 65.0, wall),
-    Part("callbacks", 30.0, callbacks),
-    Part("search", 30.0, search),
-    Part("precision", 30.0, precision),
+    Part("facts", 50.0, facts),
+    Part("device_data", 70.0, device_data),
+    Part("knee", 65.0, knee),
+    Part("trials", 90.0, trials),
+    Part("finder", 55.0, finder),
+    Part("wall", 55.0, wall),
+    Part("callbacks", 25.0, callbacks),
+    Part("search", 60.0, search),
+    Part("precision", 35.0, precision),
     Part("large_model", 60.0, large_model),
     Part("finder_xla", 150.0, finder_xla),
 )
-"""All but the last fit into the whole even where each takes all of its time."""
+"""All but the LEFT_OVERS fit into the whole even where each takes all of its time."""
 
 
 def _images(examples: int) -> dict[str, tuple[Any, Any]]:
@@ -502,29 +690,47 @@ def run_all(
     return ended
 
 
-def kept_in(path: Path) -> Keep:
-    """Writes findings whole: the process may be ended at any moment."""
+def kept_in(path: Path, part: str) -> Keep:
+    """Writes a part's findings beside those of the others; it may be ended at any moment."""
 
     def keep(found: Findings) -> None:
-        write_whole(path, json.dumps(found, indent=1, default=str))
+        whole = read_found(path)
+        whole[part] = {"outcome": "running", "findings": found}
+        _write_found(path, whole)
 
     return keep
 
 
-def in_a_process(output: Path, examples: int) -> Run:
-    """Runs a part by this script's `--part`, and ends its whole process group when it must."""
+def read_found(path: Path) -> Findings:
+    """What is known of each part; nothing where nothing is written yet."""
+    found: Findings = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return found
+
+
+def _write_found(path: Path, whole: Findings) -> None:
+    write_whole(path, json.dumps(whole, indent=1, default=str))
+
+
+def in_a_process(output: Path, logs: Path, asked: Asked) -> Run:
+    """Runs a part by this script's `--part`, and ends its whole process group when it must.
+
+    Args:
+        output: Folder of the findings.
+        logs: Folder of what the parts print.
+        asked: What they are given; without XLA once a part has found that it does not work.
+    """
+    xla = asked.xla
 
     def run(part: Part, seconds: float) -> Ended:
-        log, result = output / f"{part.name}.log", output / f"{part.name}.json"
-        result.unlink(missing_ok=True)
-        command = [sys.executable, __file__, f"--part={part.name}", f"--output={output}"]
+        nonlocal xla
+        log, result = logs / f"{part.name}.log", output / FINDINGS
+        # Unbuffered: an ended process writes no more.
+        command = [sys.executable, "-u", __file__, f"--part={part.name}", f"--output={output}"]
+        given = [f"--examples={asked.examples}", f"--xla={'auto' if xla else 'off'}"]
         began = time.monotonic()
         with GpuSampler() as sampler, log.open("wb") as file:
             process = subprocess.Popen(
-                [*command, f"--examples={examples}"],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
+                [*command, *given], stdout=file, stderr=subprocess.STDOUT, start_new_session=True
             )
             try:
                 code = process.wait(timeout=seconds)
@@ -536,16 +742,29 @@ def in_a_process(output: Path, examples: int) -> Run:
                 process.wait()
         took = time.monotonic() - began
         tail = "\n".join(log.read_text("utf-8", "replace").splitlines()[-15:])
-        found = json.loads(result.read_text("utf-8")) if result.exists() else {}
+        known = read_found(result)
+        found: Findings = known[part.name]["findings"] if part.name in known else {}
+        xla = xla and found.get("xla_works") is not False
         if (utilization := sampler.utilization()) is not None:
             found["utilization"] = str(utilization)
         if code is None:
             return Ended(part.name, "out of time", took, found, message=tail)
-        if code or not result.exists():
+        if code or part.name not in known:
             return Ended(part.name, "failed", took, found, message=f"exit code {code}\n{tail}")
         return Ended(part.name, "done", took, found)
 
     return run
+
+
+FINDINGS, REPORT, LOGS = "on_gpu.json", "on_gpu.md", "logs.tar.gz"
+
+
+def write_all(output: Path, logs: Path, ended: Sequence[Ended]) -> None:
+    """Writes everything so far into three files."""
+    _write_found(output / FINDINGS, {one.part: dataclasses.asdict(one) for one in ended})
+    write_whole(output / REPORT, report(ended))
+    with tarfile.open(output / LOGS, "w:gz") as packed:
+        packed.add(logs, "logs")
 
 
 def report(ended: Sequence[Ended]) -> str:
@@ -556,7 +775,7 @@ def report(ended: Sequence[Ended]) -> str:
         for name, value in one.findings.items():
             if name == "table":
                 head, *rows = value
-                lines += [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+                lines += [f"| {' | '.join(map(str, head))} |", f"|{' --- |' * len(head)}"]
                 lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
                 lines.append("")
             else:
@@ -565,6 +784,24 @@ def report(ended: Sequence[Ended]) -> str:
             lines += ["```", one.message, "```"]
         lines.append("")
     return "\n".join(lines)
+
+
+def run_parts(
+    parts: Sequence[Part], output: Path, asked: Asked, *, minutes: float, patience: float = 1.0
+) -> None:
+    """Runs parts, writes what they find, and prints it at the end."""
+    parts = [dataclasses.replace(one, seconds=patience * one.seconds) for one in parts]
+    with tempfile.TemporaryDirectory() as folder:
+        logs = Path(folder)
+
+        def written(ended: Sequence[Ended]) -> None:
+            write_all(output, logs, ended)
+            print(f"{ended[-1].part}: {ended[-1].outcome}, {ended[-1].seconds:.0f} s", flush=True)
+
+        (output / FINDINGS).unlink(missing_ok=True)
+        run = in_a_process(output.resolve(), logs, asked)
+        ended = run_all(parts, run, minutes=minutes, written=written)
+    print(report(ended), flush=True)
 
 
 def main() -> None:
@@ -576,28 +813,22 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=MOST_MINUTES)
     parser.add_argument("--patience", type=float, default=1.0, help="times each part's seconds")
     parser.add_argument("--examples", type=int, default=50_000)
-    asked = parser.parse_args()
-    asked.output.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--xla", choices=["auto", "off"], default="auto")
+    given = parser.parse_args()
+    given.output.mkdir(parents=True, exist_ok=True)
+    asked = Asked(given.examples, xla=given.xla != "off")
     by_name = {part.name: part for part in PARTS}
-    if asked.part:
-        try:
-            by_name[asked.part].find(asked.examples, kept_in(asked.output / f"{asked.part}.json"))
-        except Exception:  # whatever it is belongs into the part's log
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)  # TensorFlow's teardown may hang
-
-    def written(ended: Sequence[Ended]) -> None:
-        (asked.output / "on_gpu.md").write_text(report(ended), encoding="utf-8")
-        print(f"{ended[-1].part}: {ended[-1].outcome}, {ended[-1].seconds:.0f} s", flush=True)
-
-    parts = [by_name[name] for name in asked.parts.split(",")]
-    run_all(
-        [dataclasses.replace(one, seconds=asked.patience * one.seconds) for one in parts],
-        in_a_process(asked.output.resolve(), asked.examples),
-        minutes=asked.minutes,
-        written=written,
-    )
+    if not given.part:
+        parts = [by_name[name] for name in given.parts.split(",")]
+        run_parts(parts, given.output, asked, minutes=given.minutes, patience=given.patience)
+        return
+    part = by_name[given.part]
+    try:
+        part.find(asked, kept_in(given.output / FINDINGS, part.name))
+    except Exception:  # whatever it is belongs into the part's log
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)  # TensorFlow's teardown may hang
 
 
 if __name__ == "__main__":
