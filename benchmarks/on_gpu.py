@@ -334,22 +334,24 @@ def trials(asked: Asked, keep: Keep) -> None:
     found: Findings = {"table": table}
     rates: dict[int, float] = {}
     for workers in (1, 4, 2):
-        rates[workers], ended = _trials_an_hour(data, workers)
-        table.append(["tfbatch", workers, ended, f"{rates[workers]:.0f}"])
-        keep(found)
+        with _told(found, f"{workers} workers", keep):
+            rate, ended = _trials_an_hour(data, workers)
+            shown = "too short to tell" if rate is None else f"{rate:.0f}"
+            table.append(["tfbatch", workers, ended, shown])
+            if rate is not None:
+                rates[workers] = rate
+                found["best_fixed"] = max(rates, key=lambda workers: rates[workers])
         if workers == 1:
-            found["auto"] = _measured_workers(data)
-            keep(found)
-    found["best_fixed"] = max(rates, key=lambda workers: rates[workers])
-    keep(found)
+            with _told(found, "auto", keep):
+                found["auto"] = _measured_workers(data)
     # The last: it is in this process, which then holds what it has taken of the GPU's memory.
-    seconds = _seconds_of_keras_tuner(data)
-    table.append(["KerasTuner", 1, _OF_KERAS_TUNER, f"{3600 / seconds:.0f}"])
-    keep(found)
+    with _told(found, "KerasTuner", keep):
+        seconds = _seconds_of_keras_tuner(data)
+        table.append(["KerasTuner", 1, _OF_KERAS_TUNER, f"{3600 / seconds:.0f}"])
 
 
-def _trials_an_hour(data: dict[str, tuple[Any, Any]], workers: int) -> tuple[float, int]:
-    """With so many workers on the GPU, and how many trials there were."""
+def _trials_an_hour(data: dict[str, tuple[Any, Any]], workers: int) -> tuple[float | None, int]:
+    """With so many workers on the GPU, None where it was over too soon; and how many there were."""
     import tfbatch
 
     with tempfile.TemporaryDirectory() as folder:
@@ -358,7 +360,7 @@ def _trials_an_hour(data: dict[str, tuple[Any, Any]], workers: int) -> tuple[flo
             "small_cnn",
             data,
             search="random",
-            max_trials=_TRIALS,
+            max_trials=_TRIALS + _FURTHER_TRIALS * (workers - 1),
             verification_seeds=0,
             batch_sizes=[32, 64, 128, 256],
             trial_length="1 epoch",
@@ -375,7 +377,9 @@ def _trials_an_hour(data: dict[str, tuple[Any, Any]], workers: int) -> tuple[flo
     )
     # The first of each worker end together: they say nothing of a rate.
     seconds = (ended[-1] - ended[workers - 1]).total_seconds()
-    return 3600 * (len(ended) - workers) / seconds, len(ended)
+    # The journal's times are whole seconds.
+    rate = 3600 * (len(ended) - workers) / seconds if seconds >= _LEAST_SECONDS else None
+    return rate, len(ended)
 
 
 def _measured_workers(data: dict[str, tuple[Any, Any]]) -> str:
@@ -402,7 +406,8 @@ def _measured_workers(data: dict[str, tuple[Any, Any]]) -> str:
         return str(read_gpu_sharing(run) or "without a GPU nothing is measured")
 
 
-_TRIALS, _OF_KERAS_TUNER = 16, 4
+_TRIALS, _FURTHER_TRIALS, _OF_KERAS_TUNER = 16, 8, 4
+_LEAST_SECONDS = 5.0
 
 
 def _seconds_of_keras_tuner(data: dict[str, tuple[Any, Any]]) -> float:

@@ -39,9 +39,11 @@ from tfbatch.search.preparation import Prepared
 from tfbatch.search.progress import Progress
 from tfbatch.search.run import Run
 from tfbatch.search.serial_engine import SerialEngine
+from tfbatch.search.snippet import keras_snippet
 from tfbatch.search.space import SearchSpace
 from tfbatch.training.description import ModelDescription
 from tfbatch.training.evaluation import Untrained
+from tfbatch.trial.derived import derive
 
 UNTRAINED = Untrained({"loss": 9.0, "accuracy": 0.1}, 0.0, "hash")
 
@@ -162,9 +164,31 @@ def test_no_command_is_named_for_what_was_given_in_python(tmp_path, given):
     longer = result.answer.longer_run
 
     assert "tfbatch.train" not in longer.check_with
-    total = 100 * NUM_EXAMPLES
-    assert f"the script in plain Keras with total_examples={total} and" in longer.lines()[1]
+    assert "the script in plain Keras with total_examples=" in longer.lines()[1]
     assert "tfbatch.train" not in result.summary()
+
+
+def test_the_script_of_the_longer_run_has_every_number_that_follows_from_it(tmp_path, monkeypatch):
+    """It ended after the updates of a trial, in the midst of the longer schedule."""
+    asked = []
+
+    def noted(*arguments, **options):
+        asked.append((arguments, options))
+        return keras_snippet(*arguments, **options)
+
+    monkeypatch.setattr("tfbatch.search.answer_writer.keras_snippet", noted)
+    result, _, _ = complete(tmp_path, for_length="100 epochs", callbacks=IN_PYTHON)
+    (configuration, now), options = asked[-1]
+    then = derive(configuration, num_examples=NUM_EXAMPLES, total_examples=100 * NUM_EXAMPLES)
+    told, script = result.answer.longer_run.check_with, result.snippet
+    changed = dict(re.findall(r"(\w+)=([^ ,]+)", told))
+
+    for name, value in changed.items():
+        script = re.sub(rf"\b{name}=[^,)]+", f"{name}={value}", script)
+    script = script.replace(f"StopAfterSteps({now.steps})", f"StopAfterSteps({then.steps})")
+    assert f"StopAfterSteps({then.steps})" in told
+    assert changed["total_examples"] == changed["num_examples"] == str(100 * NUM_EXAMPLES)
+    assert script == keras_snippet(configuration, then, **options)
 
 
 def test_a_command_is_named_for_what_has_a_name(tmp_path):

@@ -68,16 +68,19 @@ def test_a_grid_of_batch_sizes_is_no_interval(run):
 def test_what_the_builder_asks_of_hp_is_there_with_the_values_that_were_tried(tmp_path):
     with open_folder(tmp_path / "run") as folder:
         runner = make_runner(folder, Trainer())
-        for number, layers in enumerate((3, 1, 3), start=1):
-            asked = BASELINE.model_copy(update={"model": {"layers": layers, "width": 8}})
+        for number, (layers, more) in enumerate(
+            [(3, {"units": 128}), (1, {}), (3, {"units": 16})], start=1
+        ):
+            asked = BASELINE.model_copy(update={"model": {"layers": layers, "width": 8, **more}})
             runner.run(runner.spec(f"search-{number:04d}", "search", number, asked))
         trials = runner.trials
     run = RecordedRun(tmp_path, "digits", "mine:build", 1, trials, None)
     rows = dict(_bounds(run, {"search": {"space": {"model": {}}}}).rows)
 
-    assert rows == {"model layers (values tried)": "1, 3"}
+    units = {"model units (values tried)": "16, 128"}
+    assert rows == {"model layers (values tried)": "1, 3", **units}
     named = dict(_bounds(run, {"search": {"space": {"model": {"layers": [1, 3]}}}}).rows)
-    assert named == {"model": "layers 1, 3"}
+    assert named == {"model": "layers 1, 3", **units}
 
 
 def test_the_median_of_an_even_number_of_rounds_lies_between_the_middle_ones(run):

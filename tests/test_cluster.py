@@ -450,18 +450,22 @@ def test_workers_that_share_a_gpu_have_parts_of_it(world, open_cluster):
     assert [slot.seat.gpus for slot in processes.slots] == [0.5] * 6
 
 
-@pytest.mark.parametrize(("node", "recycled"), [(NEW, True), (OLD, False)], ids=["GPU", "CPU"])
+@pytest.mark.parametrize(
+    ("node", "per_gpu", "recycled"),
+    [(NEW, 1, [0]), (NEW, 2, [0, 1, 2, 3, 4, 5]), (OLD, 1, [])],
+    ids=["a GPU each", "shared GPUs", "CPU"],
+)
 def test_a_task_alone_on_a_node_begins_when_its_idle_workers_hold_no_memory_of_a_gpu(
-    node, recycled, world, open_cluster, monkeypatch
+    node, per_gpu, recycled, world, open_cluster, monkeypatch
 ):
     world.living = [node]
-    engine, processes = open_cluster()
+    engine, processes = open_cluster(workers_per_gpu=per_gpu)
     admit(engine)
     apart = []
     monkeypatch.setattr(processes, "_perform", lambda slot, *_: apart.append(slot))
     engine.call_alone(print)
-    assert apart[0].start.arguments[0].place.data_sharers == 1, "its data lies where theirs does"
-    assert {slot.recycled for slot in processes.slots} == {recycled}
+    assert apart[0].start.arguments[0].place.data_sharers == 1, "as the node's first worker says"
+    assert [number for number, slot in enumerate(processes.slots) if slot.recycled] == recycled
 
 
 def test_a_worker_that_sees_its_own_gpu_alone_knows_how_many_share_it(monkeypatch):

@@ -680,6 +680,11 @@ def test_the_smallest_batch_that_there_is_lies_at_no_edge(run):
     assert found.verdict == "PASS"
     assert found.evidence == "Batch sizes 1, 2, 4; recommended 1; no batch is smaller than 1."
 
+    larger = trials_of(*(t for t in trials if t.configuration.batch_size > 1))
+    outside = checks.not_at_an_edge(run.answer.model_copy(update=update), larger)
+    assert outside.verdict == "FAIL"
+    assert "batch size 1 is smaller than all that were searched" in outside.evidence
+
 
 def test_a_kept_baseline_outside_of_what_was_searched_is_found(run):
     answer = run.answer.model_copy(update={"recommended_trial": "baseline"})

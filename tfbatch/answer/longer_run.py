@@ -20,6 +20,7 @@ from tfbatch.metric_direction import is_accuracy
 from tfbatch.quantities import TrainingLength, TrainingLengthText
 from tfbatch.run_folder.files import BEST_CONFIGURATION
 from tfbatch.schema import Strict
+from tfbatch.trial.derived import Derived
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,7 @@ class LongerRun(Strict):
         learning_rate: float,
         metric: str,
         run_dir: Path,
-        script_examples: int | None = None,
+        in_script: tuple[Derived, Derived] | None = None,
     ) -> LongerRun:
         """The prediction for a run's answer.
 
@@ -104,8 +105,8 @@ class LongerRun(Strict):
             learning_rate: The recommended learning rate.
             metric: The run's objective; one that is no accuracy is taken for a loss.
             run_dir: The run folder.
-            script_examples: The length in examples, where no command can train the answer and the
-                printed script must; else None.
+            in_script: What follows from the run's length and from the longer one, where no command
+                can train the answer and the printed script must; else None.
         """
         by = "accuracy" if is_accuracy(metric) else "loss"
         known = min(
@@ -123,11 +124,7 @@ class LongerRun(Strict):
             right=known.right,
             in_full=known.in_full,
             cases=known.cases,
-            check_with=(
-                _command(length, run_dir)
-                if script_examples is None
-                else _script(script_examples, times)
-            ),
+            check_with=(_command(length, run_dir) if in_script is None else _script(*in_script)),
         )
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
@@ -158,9 +155,23 @@ def _command(length: TrainingLength, run_dir: Path) -> str:
     return shlex.join([python, "-m", "tfbatch.train", best, f"--length={length}"])
 
 
-def _script(examples: int, times: float) -> str:
+def _script(now: Derived, then: Derived) -> str:
+    """What to change in the printed script: every number in it that follows from the length."""
+    before, after = _numbers(now), _numbers(then)
+    changed = [f"{name}={value}" for name, value in after.items() if value != before[name]]
     return (
-        f"the script in plain Keras with total_examples={examples} and num_examples={examples}, "
-        f"and with epochs and warmup_examples {times:.3g} times as large (no command can import "
-        "what was given in Python)"
+        f"the script in plain Keras with {', '.join(changed)} and StopAfterSteps({then.steps}) "
+        "(no command can import what was given in Python)"
     )
+
+
+def _numbers(derived: Derived) -> dict[str, float | bool | None]:
+    return {
+        "total_examples": derived.total_examples,
+        "num_examples": derived.total_examples,
+        "warmup_examples": derived.warmup_examples,
+        "epochs": derived.epochs,
+        "steps_per_epoch": derived.steps_per_epoch,
+        "steps_per_execution": derived.steps_per_execution,
+        **derived.optimizer,
+    }

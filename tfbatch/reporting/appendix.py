@@ -383,8 +383,12 @@ def _asked_of_hp(run: RecordedRun, named: JsonObject) -> Iterable[tuple[str, str
     for one in differing(run.trials.of_phase("search")):
         role, _, argument = one.key.partition("_")
         if role == "model" and argument not in named:
-            names = sorted({str(value) for value in one.values if value is not None})
-            yield f"{one.name} (values tried)", _values(sorted({*one.numbers}) or names)
+            there = {value for value in one.values if value is not None}
+            yield f"{one.name} (values tried)", _values(sorted(there, key=_numbers_first))
+
+
+def _numbers_first(value: float | str) -> tuple[bool, float | str]:
+    return isinstance(value, str), value
 
 
 def _plug_in(kind: str, value: JsonObject) -> tuple[str, str]:

@@ -263,7 +263,7 @@ def not_at_an_edge(answer: Answer, trials: Trials) -> Check:
     found, ends = [], ""
     outside = bool(sizes) and not sizes[0] <= one.batch_size <= sizes[-1]
     if len(sizes) > 1 or outside:
-        if one.batch_size == 1:
+        if one.batch_size == 1 and not outside:
             ends = "no batch is smaller than 1"
         elif one.batch_size <= sizes[0]:
             found.append(_at_the_end(one.batch_size, sizes, "smallest", "smaller"))

@@ -18,6 +18,7 @@ from tfbatch.answer.table import table_by_batch_size
 from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import DataDescription
 from tfbatch.errors import RecordError, RunFolderError, StoppedError, TfbatchError
+from tfbatch.quantities import TrainingLength
 from tfbatch.request.request import Request
 from tfbatch.request.task import IN_PYTHON
 from tfbatch.request.training_config import Reported, TrainingConfig
@@ -57,7 +58,7 @@ class AnswerWriter:
         runner: The trials and their weights.
         clock: What the run has used.
         progress: Receives the progress.
-        derive: Derived values of a configuration, for the run's length of trials.
+        derive: Derived values of a configuration, for the run's length of trials or another one.
         stop_requested: Whether the user has asked to stop.
         build_model: The model's builder, for the snippet.
         compiled: Whether it compiles the model.
@@ -72,7 +73,7 @@ class AnswerWriter:
     runner: TrialRunner
     clock: SearchClock
     progress: Progress
-    derive: Callable[[Configuration], Derived]
+    derive: Callable[[Configuration, TrainingLength | None], Derived]
     stop_requested: Callable[[], bool]
     build_model: Callable[..., keras.Model]
     compiled: bool
@@ -146,7 +147,7 @@ class AnswerWriter:
     def _snippet(self, recommended: Contender) -> str:
         return keras_snippet(
             recommended.configuration,
-            self.derive(recommended.configuration),
+            self.derive(recommended.configuration, None),
             subject=self.request.subject,
             execution=self.request.execution,
             data=self.data,
@@ -175,15 +176,15 @@ class AnswerWriter:
         if length is None:
             return None
         examples = self.data.splits["train"]
-        longer = length.examples(examples)
+        both = self.derive(one.configuration, None), self.derive(one.configuration, length)
         return LongerRun.predict(
             length,
-            times=longer / self.request.trial_length.examples(examples),
+            times=length.examples(examples) / self.request.trial_length.examples(examples),
             batch_size=one.batch_size,
             learning_rate=one.learning_rate,
             metric=answer.objective.name,
             run_dir=self.folder.path,
-            script_examples=None if self._has_command else longer,
+            in_script=None if self._has_command else both,
         )
 
     @property

@@ -255,6 +255,8 @@ class ClusterProcesses(Processes):
         member = self._member_of(caller)
         if not member.node.gpus:
             return []
+        if member.node.gpus >= member.workers:  # each worker sees GPUs of its own alone
+            return [caller]
         return [self.slots[n] for n in member.numbers]
 
     # Nodes

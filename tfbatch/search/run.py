@@ -21,6 +21,7 @@ from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.interleaved_rounds import FEWEST_ROUNDS
 from tfbatch.oracles import Belief, Prices
 from tfbatch.process.gpus import GpuMachine
+from tfbatch.quantities import TrainingLength
 from tfbatch.request.execution import AUTOMATIC
 from tfbatch.request.request import Request
 from tfbatch.run_folder.files import STEP_TIMES
@@ -432,12 +433,13 @@ class Run:
         advice = self._budget.advice() if self._budget else ""
         return advice or "give more time with --max_minutes, or shorten the trials"
 
-    def derive(self, configuration: Configuration) -> Derived:
-        """Derived values of a configuration, for this run's length of trials."""
+    def derive(self, configuration: Configuration, length: TrainingLength | None = None) -> Derived:
+        """Derived values of a configuration, for this run's length of trials or another one."""
+        examples = self.total_examples if length is None else length.examples(self.num_examples)
         return derive(
             configuration,
             num_examples=self.num_examples,
-            total_examples=self.total_examples,
+            total_examples=examples,
             replicas=self.engine.devices.replicas,
         )
 
