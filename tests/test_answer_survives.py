@@ -250,6 +250,26 @@ def test_what_ends_a_run_before_any_answer_is_raised(tmp_path):
         complete(tmp_path, fails(RecordError(Path("train-0"), 3, "damaged")))
 
 
+@pytest.mark.parametrize(
+    "error", [RecordError(Path("train-0"), 3, "damaged"), RuntimeError("a bug")], ids=str
+)
+def test_what_ends_a_run_that_has_learned_nothing_so_far_is_raised(tmp_path, error):
+    """It was told as "Nothing was learned", exit code 6, of a run that never came to its end."""
+    ran = []
+
+    def train(spec):
+        ran.append(spec.trial)
+        if len(ran) == 3:
+            raise error
+        return outcome(spec, loss=math.log(50))
+
+    with pytest.raises(type(error)) as caught:
+        complete(tmp_path, train, untrained=FIFTY)
+
+    assert caught.value is error
+    assert isinstance(caught.value.__cause__, NothingLearnedError)
+
+
 def test_the_answer_so_far_is_on_disk_before_any_later_stage(tmp_path):
     seen = []
 

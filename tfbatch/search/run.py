@@ -158,10 +158,10 @@ class Run:
         # From here on the end of the time stops nothing: time was kept for what is left.
         if self.trials.searched().best() is None:
             stop_if(self.stop_requested)
-        answer = self._answer()
+        answer = self._answer_beside(failure)
         if answer.verified:
             self._measure_step_times([one.configuration for one in answer.contenders])
-        return self._writer().finish(self._answer(), failure=failure)
+        return self._writer().finish(self._answer_beside(failure), failure=failure)
 
     def _decide_by_times_of_here(self) -> Result:
         """The answer to trials of other hardware; seconds of that hardware never decide.
@@ -350,6 +350,20 @@ class Run:
         if found.verified or self._belief is None:
             return found
         return found.model_copy(update={"belief": self._belief.sentence})
+
+    def _answer_beside(self, failure: Exception | None) -> Answer:
+        """The answer; where there is none, what ended the run early says why.
+
+        Raises:
+            SearchError: There is none, although nothing else has ended the run.
+            Exception: The failure, in place of that.
+        """
+        try:
+            return self._answer()
+        except SearchError as error:
+            if failure is None or isinstance(failure, SearchError):
+                raise
+            raise failure from error
 
     def _found(self) -> Answer:
         return find_answer(
