@@ -472,12 +472,64 @@ def test_a_run_whose_weights_were_removed_keeps_its_model_and_its_test_metrics(t
     first, _, _ = complete(tmp_path, Trainer())
     (tmp_path / "best.keras").write_text("of this answer")
     shutil.rmtree(tmp_path / "weights")
+    complete(tmp_path, Trainer(), stop=lambda: True)
 
     for _ in range(2):
         again, lines, _ = complete(tmp_path, Trainer())
         assert again.recommendation["metrics"] == first.recommendation["metrics"]
         assert (tmp_path / "best.keras").exists()
         assert not any("were not kept" in line for line in lines)
+
+
+def test_a_run_whose_weights_and_model_were_removed_keeps_its_test_metrics(tmp_path):
+    """The test split is read once for each configuration, whatever else is there."""
+    first, _, _ = complete(tmp_path, Trainer())
+    shutil.rmtree(tmp_path / "weights")
+    again, lines, engine = complete(tmp_path, Trainer())
+
+    assert "evaluate_weights" not in engine.called
+    assert again.recommendation["metrics"] == first.recommendation["metrics"]
+    assert again.recommendation["metrics"]["test"]
+    one_line(lines, "best.keras is not there")
+
+
+def test_test_metrics_that_a_stopped_session_has_read_are_not_read_again(tmp_path):
+    """Ctrl-C between two contenders: the model is not there yet, and one is read already."""
+    read = []
+
+    def stopped_at_the_second(configuration, *_):
+        read.append(configuration)
+        if configuration != read[0]:
+            raise StoppedError("`evaluate_weights` was ended: it did not stop by itself.")
+        return {"loss": 0.5}
+
+    complete(tmp_path, evaluate_weights=stopped_at_the_second)
+    again, _, _ = complete(tmp_path, evaluate_weights=lambda *_: {"loss": 0.7})
+
+    means = [one.metrics.test["loss"].mean for one in again.answer.tested()]
+    assert means[0] == 0.5
+    assert means[1:] == pytest.approx([0.7] * (len(means) - 1))
+
+
+def test_no_model_of_another_answer_stays_beside_one_whose_model_was_not_written(tmp_path):
+    """Neither where saving it fails, nor where the session is killed before."""
+    first, _, _ = complete(tmp_path, max_trials=1)
+    (tmp_path / "best.keras").write_text("of the first answer")
+    seen = []
+
+    def look(*_):
+        seen.append((on_disk(tmp_path)["recommended_trial"], (tmp_path / "best.keras").exists()))
+
+    second, _, _ = complete(
+        tmp_path,
+        max_trials=8,
+        keep_step_times=look,
+        save_model=fails(SearchError("A worker process ended in it: SIGKILL")),
+    )
+
+    assert second.answer.recommended_trial != first.answer.recommended_trial
+    assert seen == [(second.answer.recommended_trial, False)]
+    assert not (tmp_path / "best.keras").exists()
 
 
 def test_the_first_trial_is_never_stopped_for_the_end(tmp_path):
