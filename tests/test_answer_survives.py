@@ -283,6 +283,21 @@ def test_the_answer_so_far_is_on_disk_before_any_later_stage(tmp_path):
     assert before["verified_on_fresh_seeds"]
 
 
+@pytest.mark.parametrize("task", ["evaluate_weights", "save_model"])
+def test_an_answer_is_called_complete_once_its_last_stage_has_ended(tmp_path, task):
+    """A run that is killed while the test split is read has not come to its end."""
+    seen = []
+
+    def look(*_):
+        seen.append(on_disk(tmp_path)["status"])
+        return {"loss": 0.5, "accuracy": 0.9}
+
+    complete(tmp_path, **{task: look})
+
+    assert set(seen) == {"interrupted"}
+    assert on_disk(tmp_path)["status"] == "complete"
+
+
 def test_an_answer_that_cannot_be_written_is_still_returned(tmp_path):
     """The folder of best.yaml is taken by a directory: nothing can be renamed over it."""
     with open_folder(tmp_path):

@@ -103,7 +103,8 @@ class AnswerWriter:
         early = failure is not None or self.stop_requested()
         failures = [failure] if failure else []
         earlier = self._earlier(answer)
-        answer = self._as_of_now(earlier or answer, interrupted=early)
+        # Whole once its test metrics and its model are there: a run may be killed before.
+        answer = self._as_of_now(earlier or answer, interrupted=True)
         untested = self._untested(answer)
         if not (earlier or early or "test" in self.data.splits):
             self.progress.say("There is no test split: the answer rests on validation alone.")
