@@ -370,6 +370,32 @@ def test_a_round_is_begun_only_if_it_fits_as_a_whole(tmp_path):
         assert len(verifications(trainer)) == 12
 
 
+@pytest.mark.parametrize(("left", "goes_on"), [(3.0, False), (5.0, True)])
+def test_a_round_is_begun_only_if_it_fits_beside_what_runs(left, goes_on):
+    """Eight places, five trainings of 2 s in a round: three of the next would begin at once."""
+    now = 0.0
+    trials = [finished("baseline", BASELINE, phase="baseline"), *SEARCHED[2:5]]
+    runner = SimpleNamespace(
+        trials=trials_of(*trials),
+        at_once=8,
+        spec=lambda name, phase, seed, one: SimpleNamespace(trial=name, configuration=one),
+    )
+    clock = SearchClock((FINISHING_SECONDS + left) / 60, now=lambda: now)
+    plan = race(runner, 2)._plan(clock, stop_requested=lambda: False, rounds=None)
+    first = [next(plan) for _ in range(5)]
+    sixth = next(plan)
+
+    assert {one.trial.rpartition("-")[2] for one in first} == {"1"}
+    assert (sixth is not None) == goes_on
+    if not goes_on:
+        rounds = [finished(one.trial, one.configuration, phase="confirmation") for one in first]
+        runner.trials = trials_of(*trials, *rounds)
+        assert next(plan), "what runs was quicker than expected: there is time for all of them"
+        now = 1.1
+        again = race(runner, 2)._plan(clock, stop_requested=lambda: False, rounds=None)
+        assert [one.trial for one in again] == [one.trial for one in first], "only what is whole"
+
+
 def test_what_is_left_of_a_round_needs_only_its_own_time(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
