@@ -1,6 +1,7 @@
 """What was measured is printed and on disk, whatever fails after it."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -33,6 +34,7 @@ from tfbatch.run_folder.files import WALL_TIME
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.journal import read_rows
 from tfbatch.run_folder.reuse import take_trials
+from tfbatch.search.clock import SearchClock
 from tfbatch.search.preparation import Prepared
 from tfbatch.search.progress import Progress
 from tfbatch.search.run import Run
@@ -79,7 +81,9 @@ class Told(Progress):
         self.lines.append(text)
 
 
-def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, **tasks):
+def complete(
+    path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, flags=None, **tasks
+):
     """One session of tfbatch.search.run; the result and what was said."""
     minutes, only_times = tasks.pop("max_minutes", None), tasks.pop("only_times", False)
     max_trials = tasks.pop("max_trials", 3)
@@ -89,6 +93,7 @@ def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, **t
         model="resnet",
         max_minutes=minutes,
         run_dir=path,
+        **(flags or {}),
     )
     request = dataclasses.replace(request, only_times=only_times)
     told = Told()
@@ -447,6 +452,50 @@ def test_a_search_goes_on_after_its_lucky_best_was_refuted(tmp_path):
 
     assert result.answer.verified
     assert result.answer.recommended.objective().mean == pytest.approx(2.0)
+
+
+class Timed:
+    """A trainer by whose trials alone a run's time passes: a minute each, or what is given.
+
+    Only search-0002 learns anything, and on one seed alone.
+    """
+
+    def __init__(self, monkeypatch, path, *, verification=60.0):
+        self.now, self.ran, self.kept = 0.0, [], []
+        self.path, self.verification = path, verification
+        clock = functools.partial(SearchClock, now=lambda: self.now)
+        monkeypatch.setattr("tfbatch.search.run.SearchClock", clock)
+
+    def __call__(self, spec):
+        self.ran.append(spec)
+        self.kept.append((self.path / "recommendation.json").exists())
+        seconds = self.verification if spec.phase == "confirmation" else 60.0
+        self.now += seconds
+        loss = 3.5 if spec.trial == "search-0002" else math.log(50)
+        return outcome(spec, loss=loss, seconds=seconds)
+
+
+def test_the_time_that_a_refuted_verification_leaves_over_is_searched(tmp_path, monkeypatch):
+    """It kept three minutes, and took half of one: there is time for another trial."""
+    trainer = Timed(monkeypatch, tmp_path, verification=10.0)
+    with pytest.raises(NothingLearnedError, match="On fresh seeds"):
+        complete(
+            tmp_path,
+            trainer,
+            untrained=FIFTY,
+            max_minutes=10,
+            max_trials=100,
+            expected_trial_seconds=lambda *_: 60.0,
+            flags={"verification_seeds": 1},
+        )
+
+    phases = [spec.phase for spec in trainer.ran]
+    first = phases.index("confirmation")
+    assert "search" in phases[first:]
+    assert trainer.now > 8 * 60, "the search uses any time that verification leaves over"
+    assert trainer.kept[first]
+    assert not trainer.kept[-1], "what is refuted is no answer so far"
+    assert not (tmp_path / "recommendation.json").exists()
 
 
 def test_all_that_was_verified_failing_leaves_no_answer_behind(tmp_path):

@@ -231,17 +231,18 @@ class Run:
             while True:
                 before = len(self.trials)
                 search.run(stop_requested=self.stop_requested)
-                with self._while_open():
+                with self._while_open(before):
                     self._keep_answer()
-                self._verify()
-                self._keep_answer()
+                self._verify(before)
+                with self._while_open(before):
+                    self._keep_answer()
                 if len(self.trials) == before or self.stop_requested():
                     return None
         except InterruptedTrialError as trial:
             self.progress.say(f"Stopped before its end, and not counted: {trial}.")
         except StoppedError:
             pass  # whoever asked for it has been told
-        except (NothingLearnedError, InputError):
+        except (NothingLearnedError, AllFailedError, InputError):
             raise
         except Exception as error:
             if self.trials.searched().best() is None:
@@ -455,17 +456,20 @@ class Run:
             replicas=self.engine.devices.replicas,
         )
 
-    def _verify(self) -> None:
+    def _verify(self, trials_before: int) -> None:
         """Trains the candidates on fresh seeds.
 
         The step times are measured where they do not take the time of a round, before anybody
         can leave for what it costs.
 
+        Args:
+            trials_before: See `_while_open`.
+
         Raises:
             NothingLearnedError: There is nothing to verify.
             InterruptedTrialError: Running trials were asked to stop.
         """
-        with self._while_open():
+        with self._while_open(trials_before):
             self._answer()  # of a search that has learned nothing there is none
         before = len(self.trials)
         if self.stop_requested() or not self._verification().fits(self.clock):
@@ -476,19 +480,28 @@ class Run:
         left = sum(verification.missing_seconds())
         if left:
             if len(self.trials) > before:
-                with self._while_open():
+                with self._while_open(trials_before):
                     self._keep_answer()
             self._measure_step_times([c.configuration for c in verification.candidates], left)
         self._verification().run(self.clock, stop_requested=self.stop_requested)
 
     @contextlib.contextmanager
-    def _while_open(self) -> Iterator[None]:
-        """What fresh seeds refute is refuted for good where nothing is left to verify."""
+    def _while_open(self, trials_before: int) -> Iterator[None]:
+        """What fresh seeds refute is refuted for good where nothing is left to verify or search.
+
+        What is refuted while the search may go on is no answer so far.
+
+        Args:
+            trials_before: Trials before the search went on: where it has added none, it has ended.
+        """
         try:
             yield
-        except RefutedError:
-            if not self._has_more_to_verify():
+        except (RefutedError, AllFailedError):
+            if self._has_more_to_verify():
+                return
+            if len(self.trials) == trials_before or self.stop_requested():
                 raise
+            self._writer().withdraw()
 
     def _has_more_to_verify(self) -> bool:
         return any(seconds > 0 for seconds in self._verification().missing_seconds())
