@@ -57,7 +57,7 @@ def run(path, trainer, *, sizes=(16, 64), rounds=2, chance=CHANCE):
             runner.run(runner.spec(f"search-{number:04d}", "search", number, at(size)))
         with contextlib.suppress(InterruptedTrialError):
             Verification(
-                choose_candidates(runner.trials, batch_sizes=2, chance=50.0),
+                choose_candidates(runner.trials, batch_sizes=2, chance=ChanceLevel(50.0)),
                 VerificationConfig(batch_sizes=2, seeds=rounds),
                 runner,
                 seed=7,

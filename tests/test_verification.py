@@ -34,6 +34,7 @@ from tfbatch.answer.find import find_answer
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.answer.summary import summary
 from tfbatch.configuration import Configuration
+from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.request.search_config import VerificationConfig
 from tfbatch.search import verification
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
@@ -152,7 +153,8 @@ def test_what_is_hopelessly_behind_is_not_verified(chance, keys):
         finished("search-0002", configuration(64), loss=0.49),
         finished("search-0003", configuration(256), loss=0.51),
     ]
-    chosen = choose_candidates(trials_of(*trials), batch_sizes=3, chance=chance)
+    level = None if chance is None else ChanceLevel(chance)
+    chosen = choose_candidates(trials_of(*trials), batch_sizes=3, chance=level)
 
     assert [c.key for c in chosen] == keys
 
@@ -164,7 +166,7 @@ def test_an_accuracy_that_is_hopelessly_behind_is_not_verified():
         finished("search-0002", configuration(512), loss=0.6220),
         finished("search-0003", configuration(256), loss=0.4792),
     ]
-    chosen = choose_candidates(trials_of(*trials, objective=ACCURACY), batch_sizes=3, chance=0.1)
+    chosen = choose_candidates(trials_of(*trials, objective=ACCURACY), batch_sizes=3, chance=ChanceLevel(0.1))
 
     assert [c.key for c in chosen] == ["search-0001", "search-0002"]
 

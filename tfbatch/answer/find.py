@@ -108,9 +108,7 @@ def find_answer(
     if chance and not chance.beaten_by(first_best.score, objective.direction):
         raise NothingLearnedError(_nothing_learned(trials, first_best, chance))
     level = chance.without_knowledge() if chance else math.nan
-    groups = verified_groups(
-        trials, batch_sizes=batch_sizes, chance=level if math.isfinite(level) else None
-    )
+    groups = verified_groups(trials, batch_sizes=batch_sizes, chance=chance)
     answer = decide(
         trials,
         groups,

@@ -315,7 +315,7 @@ class Run:
             untrained=self.untrained.metrics[self.request.objective.name.removeprefix("val_")],
             progress=self.progress,
             largest_batch_size=self._largest_batch_size,
-            chance=self._chance_value(),
+            chance=self.chance,
             step_seconds=lambda: self.step_seconds,
             on_trial=self._look,
         )
@@ -336,8 +336,7 @@ class Run:
 
     def _chance_value(self) -> float | None:
         """The objective's value without learning, where it is known."""
-        value = self.chance.without_knowledge() if self.chance else math.nan
-        return value if math.isfinite(value) else None
+        return self.chance.known() if self.chance else None
 
     def _answer(self) -> Answer:
         try:
@@ -508,14 +507,14 @@ class Run:
 
     def _verification(self) -> Verification:
         """The race as it stands."""
-        config, chance = self.request.search.confirmation, self._chance_value()
-        candidates = to_verify(self.trials, batch_sizes=config.batch_sizes, chance=chance)
+        config = self.request.search.confirmation
+        candidates = to_verify(self.trials, batch_sizes=config.batch_sizes, chance=self.chance)
         return Verification(
             candidates,
             config,
             self.runner,
             self.request.seed,
-            chance,
+            self._chance_value(),
             self.step_seconds,
             self._trainings(),
         )
