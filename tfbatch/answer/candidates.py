@@ -157,7 +157,8 @@ def as_verified(
     Configurations of one batch size cost the same, as in the step times measured alone: seconds
     beside others differ by what else ran, and nobody is replaced for that.
     """
-    alone = step_seconds.where_all_have_some(trials[0] for trials in groups.values())
+    compared = [trials[0] for trials in groups.values() if not failed(trials)]
+    alone = step_seconds.where_all_have_some(compared)
     beside = seconds_beside(groups)
     found = []
     for key, trials in groups.items():

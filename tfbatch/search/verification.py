@@ -60,8 +60,8 @@ class Verification:
     ) -> None:
         """Trains round after round, until all is decided.
 
-        A round is begun only if it fits in the time that is left, beside what runs. The order changes from round to
-        round, so that a drift of the machine does not fall on one candidate.
+        A round is begun only if it fits in the time that is left, beside what runs. The order
+        changes from round to round, so that a drift of the machine does not fall on one candidate.
 
         Args:
             clock: The time limit.
