@@ -81,9 +81,7 @@ class Told(Progress):
         self.lines.append(text)
 
 
-def complete(
-    path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, flags=None, **tasks
-):
+def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, flags=None, **tasks):
     """One session of tfbatch.search.run; the result and what was said."""
     minutes, only_times = tasks.pop("max_minutes", None), tasks.pop("only_times", False)
     max_trials = tasks.pop("max_trials", 3)
@@ -521,6 +519,20 @@ def test_the_time_that_a_refuted_verification_leaves_over_is_searched(tmp_path, 
     assert not (tmp_path / "recommendation.json").exists()
 
 
+def test_a_verification_that_its_limit_cut_short_asks_for_a_larger_one(tmp_path, monkeypatch):
+    """The same command does nothing more, and had said that it continues."""
+    terms = {"untrained": FIFTY, "max_trials": 100, "expected_trial_seconds": lambda *_: 60.0}
+    trainer = Timed(monkeypatch, tmp_path)
+    larger = r"Verification is incomplete: the same command with a larger --max_minutes continues"
+    with pytest.raises(NothingLearnedError, match=larger):
+        complete(tmp_path, trainer, max_minutes=20, **terms)
+
+    rounds = {spec.trial[-1] for spec in trainer.ran if spec.phase == "confirmation"}
+    assert rounds == {"1", "2"}
+    with pytest.raises(NothingLearnedError, match="incomplete: the same command continues it"):
+        complete(tmp_path, trainer, stop=lambda: True, **terms)
+
+
 def test_all_that_was_verified_failing_leaves_no_answer_behind(tmp_path):
     class Broken(Trainer):
         def __call__(self, spec):
@@ -532,6 +544,33 @@ def test_all_that_was_verified_failing_leaves_no_answer_behind(tmp_path):
         complete(tmp_path, Broken(), max_trials=1)
 
     assert not {file.name for file in tmp_path.iterdir()} & {"recommendation.json", "best.yaml"}
+
+
+def test_what_is_left_after_all_that_was_verified_failed_is_not_said_to_have_fresh_seeds(
+    tmp_path,
+):
+    class Broken(Trainer):
+        def __call__(self, spec):
+            status = "error" if spec.phase == "confirmation" else "completed"
+            loss = 3.5 if spec.trial == "search-0001" else math.log(50)
+            return outcome(spec, loss=loss, status=status)
+
+    with pytest.raises(NothingLearnedError, match="verified failed on a fresh seed, and the") as e:
+        complete(tmp_path, Broken(), untrained=FIFTY)
+
+    assert "On fresh seeds" not in str(e.value)
+    assert "has val_loss 3.912, which is no better than chance" in str(e.value)
+
+
+def test_a_run_that_is_stopped_after_trials_that_failed_counts_them(tmp_path):
+    ran = []
+
+    def train(spec):
+        ran.append(spec)
+        return outcome(spec, status="error" if len(ran) < 3 else "interrupted")
+
+    with pytest.raises(StoppedError, match=r"none of 2 trials had completed .* no answer yet"):
+        complete(tmp_path, train, stop=lambda: len(ran) == 3)
 
 
 def test_no_model_of_another_answer_stays_beside_one_whose_weights_are_gone(tmp_path):

@@ -16,7 +16,13 @@ from tfbatch.answer.memory_limits import read_memory_limit
 from tfbatch.answer.plan import Plan
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError, NothingLearnedError, SearchError, StoppedError
+from tfbatch.errors import (
+    STOPPED_EARLY,
+    InputError,
+    NothingLearnedError,
+    SearchError,
+    StoppedError,
+)
 from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.interleaved_rounds import FEWEST_ROUNDS
 from tfbatch.oracles import Belief, Prices
@@ -136,7 +142,8 @@ class Run:
         Raises:
             NothingLearnedError: No trial is better than chance.
             InputError: Only times are measured, and the time limit has no room for them.
-            SearchError: No trial has completed; or only times are measured, and one is missing.
+            SearchError: No trial has completed, or all failed on fresh seeds; or only times are
+                measured, and one is missing.
             StoppedError: A stop was requested before any trial had completed.
         """
         with self.wall_time:
@@ -145,8 +152,9 @@ class Run:
                 return self._complete()
             except (NothingLearnedError, AllFailedError) as error:
                 if isinstance(error, RefutedError) and self._has_more_to_verify():
+                    more = self._what_continues()
                     raise RefutedError(
-                        f"{error} Verification is incomplete: the same command continues it."
+                        f"{error} Verification is incomplete: {more} continues it."
                     ) from error
                 self._writer().withdraw()  # what was kept meanwhile, or by a session before
                 raise
@@ -156,12 +164,20 @@ class Run:
             return self._decide_by_times_of_here()
         failure = self._search_and_verify()
         # From here on the end of the time stops nothing: time was kept for what is left.
-        if self.trials.searched().best() is None:
-            stop_if(self.stop_requested)
+        if self.trials.searched().best() is None and self.stop_requested():
+            raise StoppedError(self._stopped_without_answer())
         answer = self._answer_beside(failure)
         if answer.verified:
             self._measure_step_times([one.configuration for one in answer.contenders])
         return self._writer().finish(self._answer_beside(failure), failure=failure)
+
+    def _stopped_without_answer(self) -> str:
+        if not self.trials:
+            return STOPPED_EARLY
+        return (
+            f"Stopped when none of {len(self.trials)} trials had completed as a whole training: "
+            "there is no answer yet. The same command goes on where it stopped."
+        )
 
     def _decide_by_times_of_here(self) -> Result:
         """The answer to trials of other hardware; seconds of that hardware never decide.
@@ -504,6 +520,17 @@ class Run:
 
     def _has_more_to_verify(self) -> bool:
         return any(seconds > 0 for seconds in self._verification().missing_seconds())
+
+    def _what_continues(self) -> str:
+        """What the user does for the rounds of the verification that are missing."""
+        limits = {
+            "--max_minutes": self.request.max_minutes,
+            "--max_trainings": self.request.max_trainings,
+        }
+        given = [option for option, limit in limits.items() if limit is not None]
+        if not given or self._verification().fits(self.clock):
+            return "the same command"
+        return f"the same command with a larger {' or '.join(given)}"
 
     def _verification(self) -> Verification:
         """The race as it stands."""
