@@ -86,12 +86,12 @@ def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, fla
     minutes, only_times = tasks.pop("max_minutes", None), tasks.pop("only_times", False)
     max_trials = tasks.pop("max_trials", 3)
     request = make_request_of(
+        **(flags or {}),
         objective="val_loss",
         max_trials=max_trials,
         model="resnet",
         max_minutes=minutes,
         run_dir=path,
-        **(flags or {}),
     )
     request = dataclasses.replace(request, only_times=only_times)
     told = Told()

@@ -181,14 +181,6 @@ class AnswerWriter:
             run_dir=self.folder.path,
         )
 
-    def _replace(self, answer: Answer) -> None:
-        """Writes an answer in the place of another one, whose model goes first.
-
-        So a model that is there is always that of the answer beside it, whenever a run ends.
-        """
-        (self.folder.path / BEST_MODEL).unlink(missing_ok=True)
-        self._write(answer)
-
     def _write(self, answer: Answer) -> None:
         """Writes recommendation.json and best.yaml, each whole or not at all."""
         best = best_yaml(
@@ -196,6 +188,14 @@ class AnswerWriter:
         )
         write_whole(self.folder.path / BEST_CONFIGURATION, best)
         answer.write(self.folder.path)
+
+    def _replace(self, answer: Answer) -> None:
+        """Writes an answer in the place of another one, whose model goes first.
+
+        So a model that is there is always that of the answer beside it, whenever a run ends.
+        """
+        (self.folder.path / BEST_MODEL).unlink(missing_ok=True)
+        self._write(answer)
 
     def _test_metrics(
         self, untested: Sequence[Contender]
