@@ -16,7 +16,7 @@ from rich.console import Console
 from search_fixtures import BASELINE, Trainer, finished, make_config, make_runner, trials_of
 
 from tfbatch import tune
-from tfbatch.answer.answer import Answer, Contender, Measured
+from tfbatch.answer.answer import Answer, Contender, Measured, measured_metrics
 from tfbatch.answer.candidates import again_name, choose_candidates, trial_name
 from tfbatch.answer.chance import read_chance_level, write_chance_level
 from tfbatch.answer.find import Left, find_answer
@@ -59,7 +59,7 @@ def run(path, trainer, *, sizes=(16, 64), rounds=2, chance=CHANCE):
             runner.run(runner.spec(f"search-{number:04d}", "search", number, at(size)))
         with contextlib.suppress(InterruptedTrialError):
             Verification(
-                choose_candidates(runner.trials, batch_sizes=2, chance=50.0),
+                choose_candidates(runner.trials, batch_sizes=2, chance=ChanceLevel(50.0)),
                 VerificationConfig(batch_sizes=2, seeds=rounds),
                 runner,
                 seed=7,
@@ -617,6 +617,15 @@ def test_a_session_that_adds_nothing_names_the_answer_of_the_earlier_ones(tmp_pa
     text = tune._answer_before(tmp_path)
     assert f"stands: batch size {answer.recommended.batch_size}, learning rate 0." in text
     assert str(tmp_path / "recommendation.json") in text
+
+
+def test_a_metric_that_one_seed_lacks_is_left_out_of_the_means():
+    """A callback that reports one every fifth epoch, and a seed that was stopped before."""
+    both = measured_metrics([{"a": 1.0, "b": 2.0}, {"a": 3.0}])
+
+    assert both == {"a": Measured(mean=2.0, standard_deviation=math.sqrt(2), seeds=2)}
+    assert measured_metrics([{"a": 3.0}, {"a": 1.0, "b": 2.0}]).keys() == {"a"}
+    assert measured_metrics([]) == {}
 
 
 def test_a_measured_value_keeps_its_digits_however_small_it_is():

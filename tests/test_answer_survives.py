@@ -1,6 +1,7 @@
 """What was measured is printed and on disk, whatever fails after it."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -35,6 +36,7 @@ from tfbatch.run_folder.files import WALL_TIME
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.journal import read_rows
 from tfbatch.run_folder.reuse import take_trials
+from tfbatch.search.clock import SearchClock
 from tfbatch.search.preparation import Prepared
 from tfbatch.search.progress import Progress
 from tfbatch.search.run import Run
@@ -83,12 +85,13 @@ class Told(Progress):
         self.lines.append(text)
 
 
-def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, **tasks):
+def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, flags=None, **tasks):
     """One session of tfbatch.search.run; the result and what was said."""
     minutes, only_times = tasks.pop("max_minutes", None), tasks.pop("only_times", False)
     max_trials, callbacks = tasks.pop("max_trials", 3), tasks.pop("callbacks", None)
     given = {name: tasks.pop(name) for name in ("model", "task") if name in tasks}
     request = make_request_of(
+        **(flags or {}),
         objective="val_loss",
         max_trials=max_trials,
         model="resnet",
@@ -315,6 +318,26 @@ def test_what_ends_a_run_before_any_answer_is_raised(tmp_path):
         complete(tmp_path, fails(RecordError(Path("train-0"), 3, "damaged")))
 
 
+@pytest.mark.parametrize(
+    "error", [RecordError(Path("train-0"), 3, "damaged"), RuntimeError("a bug")], ids=str
+)
+def test_what_ends_a_run_that_has_learned_nothing_so_far_is_raised(tmp_path, error):
+    """It was told as "Nothing was learned", exit code 6, of a run that never came to its end."""
+    ran = []
+
+    def train(spec):
+        ran.append(spec.trial)
+        if len(ran) == 3:
+            raise error
+        return outcome(spec, loss=math.log(50))
+
+    with pytest.raises(type(error)) as caught:
+        complete(tmp_path, train, untrained=FIFTY)
+
+    assert caught.value is error
+    assert isinstance(caught.value.__cause__, NothingLearnedError)
+
+
 def test_the_answer_so_far_is_on_disk_before_any_later_stage(tmp_path):
     seen = []
 
@@ -326,6 +349,21 @@ def test_the_answer_so_far_is_on_disk_before_any_later_stage(tmp_path):
     (before,) = seen
     assert before["status"] == "interrupted", "a run that is killed now has not come to its end"
     assert before["verified_on_fresh_seeds"]
+
+
+@pytest.mark.parametrize("task", ["evaluate_weights", "save_model"])
+def test_an_answer_is_called_complete_once_its_last_stage_has_ended(tmp_path, task):
+    """A run that is killed while the test split is read has not come to its end."""
+    seen = []
+
+    def look(*_):
+        seen.append(on_disk(tmp_path)["status"])
+        return {"loss": 0.5, "accuracy": 0.9}
+
+    complete(tmp_path, **{task: look})
+
+    assert set(seen) == {"interrupted"}
+    assert on_disk(tmp_path)["status"] == "complete"
 
 
 def test_an_answer_that_cannot_be_written_is_still_returned(tmp_path):
@@ -458,16 +496,20 @@ def test_what_learned_by_luck_on_one_seed_is_no_answer_either(tmp_path):
     assert not left & {"recommendation.json", "best.yaml", "best.keras"}
 
 
-def test_a_search_goes_on_after_its_lucky_best_was_refuted(tmp_path):
-    """What a larger number of trials finds is verified, whatever fresh seeds said of another."""
+@pytest.mark.parametrize("honest", [2.0, 3.6])
+def test_a_search_goes_on_after_its_lucky_best_was_refuted(tmp_path, honest):
+    """What a larger number of trials finds is verified, whatever fresh seeds said of another.
+
+    Also where it is worse than the lucky one had seemed to be: 3.6 beside 3.5.
+    """
 
     def train(spec):
-        good = {"search-0002": 3.5} if len(rates) < 2 else {"search-0002": 3.5, "search-0006": 2.0}
+        good = {"search-0002": 3.5} | ({"search-0006": honest} if len(rates) > 1 else {})
         if spec.trial in good:
             rates[spec.configuration.base_learning_rate] = good[spec.trial]
         fresh = spec.phase == "confirmation"
         known = rates.get(spec.configuration.base_learning_rate, math.log(50))
-        return outcome(spec, loss=known if known < 3 or not fresh else math.log(50))
+        return outcome(spec, loss=known if known == honest or not fresh else math.log(50))
 
     rates = {}
     with pytest.raises(NothingLearnedError, match="On fresh seeds"):
@@ -476,7 +518,84 @@ def test_a_search_goes_on_after_its_lucky_best_was_refuted(tmp_path):
     result, _, _ = complete(tmp_path, train, untrained=FIFTY, max_trials=8)
 
     assert result.answer.verified
-    assert result.answer.recommended.objective().mean == pytest.approx(2.0)
+    assert result.answer.recommended.objective().mean == pytest.approx(honest)
+
+
+def test_what_failed_on_a_fresh_seed_gives_its_place_to_the_next_of_its_batch_size(tmp_path):
+    class Diverging(Trainer):
+        def __call__(self, spec):
+            done = super().__call__(spec)
+            one = spec.configuration
+            if spec.phase == "confirmation" and one.batch_size == 64:
+                verified.append(one.identity())
+                if one.identity() == verified[0]:
+                    return dataclasses.replace(done, status="diverged")
+            return done
+
+    verified = []
+    result, _, _ = complete(tmp_path, Diverging(), max_trials=8, flags={"batch_sizes": [32, 64]})
+
+    assert len(set(verified)) == 2
+    assert result.recommendation["status"] == "complete"
+    assert len([one for one in result.answer.contenders if one.failures]) == 1
+
+
+class Timed:
+    """A trainer by whose trials alone a run's time passes: a minute each, or what is given.
+
+    Only search-0002 learns anything, and on one seed alone.
+    """
+
+    def __init__(self, monkeypatch, path, *, verification=60.0):
+        self.now, self.ran, self.kept = 0.0, [], []
+        self.path, self.verification = path, verification
+        clock = functools.partial(SearchClock, now=lambda: self.now)
+        monkeypatch.setattr("tfbatch.search.run.SearchClock", clock)
+
+    def __call__(self, spec):
+        self.ran.append(spec)
+        self.kept.append((self.path / "recommendation.json").exists())
+        seconds = self.verification if spec.phase == "confirmation" else 60.0
+        self.now += seconds
+        loss = 3.5 if spec.trial == "search-0002" else math.log(50)
+        return outcome(spec, loss=loss, seconds=seconds)
+
+
+def test_the_time_that_a_refuted_verification_leaves_over_is_searched(tmp_path, monkeypatch):
+    """It kept three minutes, and took half of one: there is time for another trial."""
+    trainer = Timed(monkeypatch, tmp_path, verification=10.0)
+    with pytest.raises(NothingLearnedError, match="On fresh seeds"):
+        complete(
+            tmp_path,
+            trainer,
+            untrained=FIFTY,
+            max_minutes=10,
+            max_trials=100,
+            expected_trial_seconds=lambda *_: 60.0,
+            flags={"verification_seeds": 1},
+        )
+
+    phases = [spec.phase for spec in trainer.ran]
+    first = phases.index("confirmation")
+    assert "search" in phases[first:]
+    assert trainer.now > 8 * 60, "the search uses any time that verification leaves over"
+    assert trainer.kept[first]
+    assert not trainer.kept[-1], "what is refuted is no answer so far"
+    assert not (tmp_path / "recommendation.json").exists()
+
+
+def test_a_verification_that_its_limit_cut_short_asks_for_a_larger_one(tmp_path, monkeypatch):
+    """The same command does nothing more, and had said that it continues."""
+    terms = {"untrained": FIFTY, "max_trials": 100, "expected_trial_seconds": lambda *_: 60.0}
+    trainer = Timed(monkeypatch, tmp_path)
+    larger = r"Verification is incomplete: the same command with a larger --max_minutes continues"
+    with pytest.raises(NothingLearnedError, match=larger):
+        complete(tmp_path, trainer, max_minutes=20, **terms)
+
+    rounds = {spec.trial[-1] for spec in trainer.ran if spec.phase == "confirmation"}
+    assert rounds == {"1", "2"}
+    with pytest.raises(NothingLearnedError, match="incomplete: the same command continues it"):
+        complete(tmp_path, trainer, stop=lambda: True, **terms)
 
 
 def test_all_that_was_verified_failing_leaves_no_answer_behind(tmp_path):
@@ -490,6 +609,33 @@ def test_all_that_was_verified_failing_leaves_no_answer_behind(tmp_path):
         complete(tmp_path, Broken(), max_trials=1)
 
     assert not {file.name for file in tmp_path.iterdir()} & {"recommendation.json", "best.yaml"}
+
+
+def test_what_is_left_after_all_that_was_verified_failed_is_not_said_to_have_fresh_seeds(
+    tmp_path,
+):
+    class Broken(Trainer):
+        def __call__(self, spec):
+            status = "error" if spec.phase == "confirmation" else "completed"
+            loss = 3.5 if spec.trial == "search-0001" else math.log(50)
+            return outcome(spec, loss=loss, status=status)
+
+    with pytest.raises(NothingLearnedError, match="verified failed on a fresh seed, and the") as e:
+        complete(tmp_path, Broken(), untrained=FIFTY)
+
+    assert "On fresh seeds" not in str(e.value)
+    assert "has val_loss 3.912, which is no better than chance" in str(e.value)
+
+
+def test_a_run_that_is_stopped_after_trials_that_failed_counts_them(tmp_path):
+    ran = []
+
+    def train(spec):
+        ran.append(spec)
+        return outcome(spec, status="error" if len(ran) < 3 else "interrupted")
+
+    with pytest.raises(StoppedError, match=r"none of 2 trials had completed .* no answer yet"):
+        complete(tmp_path, train, stop=lambda: len(ran) == 3)
 
 
 def test_no_model_of_another_answer_stays_beside_one_whose_weights_are_gone(tmp_path):
@@ -517,12 +663,64 @@ def test_a_run_whose_weights_were_removed_keeps_its_model_and_its_test_metrics(t
     first, _, _ = complete(tmp_path, Trainer())
     (tmp_path / "best.keras").write_text("of this answer")
     shutil.rmtree(tmp_path / "weights")
+    complete(tmp_path, Trainer(), stop=lambda: True)
 
     for _ in range(2):
         again, lines, _ = complete(tmp_path, Trainer())
         assert again.recommendation["metrics"] == first.recommendation["metrics"]
         assert (tmp_path / "best.keras").exists()
         assert not any("were not kept" in line for line in lines)
+
+
+def test_a_run_whose_weights_and_model_were_removed_keeps_its_test_metrics(tmp_path):
+    """The test split is read once for each configuration, whatever else is there."""
+    first, _, _ = complete(tmp_path, Trainer())
+    shutil.rmtree(tmp_path / "weights")
+    again, lines, engine = complete(tmp_path, Trainer())
+
+    assert "evaluate_weights" not in engine.called
+    assert again.recommendation["metrics"] == first.recommendation["metrics"]
+    assert again.recommendation["metrics"]["test"]
+    one_line(lines, "best.keras is not there")
+
+
+def test_test_metrics_that_a_stopped_session_has_read_are_not_read_again(tmp_path):
+    """Ctrl-C between two contenders: the model is not there yet, and one is read already."""
+    read = []
+
+    def stopped_at_the_second(configuration, *_):
+        read.append(configuration)
+        if configuration != read[0]:
+            raise StoppedError("`evaluate_weights` was ended: it did not stop by itself.")
+        return {"loss": 0.5}
+
+    complete(tmp_path, evaluate_weights=stopped_at_the_second)
+    again, _, _ = complete(tmp_path, evaluate_weights=lambda *_: {"loss": 0.7})
+
+    means = [one.metrics.test["loss"].mean for one in again.answer.tested()]
+    assert means[0] == 0.5
+    assert means[1:] == pytest.approx([0.7] * (len(means) - 1))
+
+
+def test_no_model_of_another_answer_stays_beside_one_whose_model_was_not_written(tmp_path):
+    """Neither where saving it fails, nor where the session is killed before."""
+    first, _, _ = complete(tmp_path, max_trials=1)
+    (tmp_path / "best.keras").write_text("of the first answer")
+    seen = []
+
+    def look(*_):
+        seen.append((on_disk(tmp_path)["recommended_trial"], (tmp_path / "best.keras").exists()))
+
+    second, _, _ = complete(
+        tmp_path,
+        max_trials=8,
+        keep_step_times=look,
+        save_model=fails(SearchError("A worker process ended in it: SIGKILL")),
+    )
+
+    assert second.answer.recommended_trial != first.answer.recommended_trial
+    assert seen == [(second.answer.recommended_trial, False)]
+    assert not (tmp_path / "best.keras").exists()
 
 
 def test_the_first_trial_is_never_stopped_for_the_end(tmp_path):

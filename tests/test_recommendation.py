@@ -95,6 +95,49 @@ def test_rounds_without_a_look_change_no_interval():
     assert {c.seeds for c in four.comparisons} == {4}
 
 
+def test_a_round_that_the_baseline_has_not_ended_shows_nothing_new():
+    """A stopped round: the flag was of 5 seeds, and the interval beside it that of 3."""
+    baseline, again = [0.790, 0.805, 0.800, 0.795], [0.803, 0.797, 0.806, 0.794]
+    other = [0.799, 0.801, 0.797, 0.806]
+    shown = []
+    for gain in (0.010, 0.012, 0.014, 0.016, 0.018):
+        better = [gain + score for score in (0.803, 0.794, 0.806, 0.797, 0.800)]
+        half, before = (
+            chosen(
+                verified("baseline", baseline, again=again),
+                verified("A", better[:seeds]),
+                verified("B", other),
+            )
+            for seeds in (5, 4)
+        )
+        for one in half.comparisons:
+            assert one.better == (one.gain - one.gain_half_width > 0)
+            assert one.looked_at == 3
+        assert half.recommended == before.recommended
+        whole = [*baseline, 0.802], [*again, 0.800]
+        then = chosen(verified("baseline", whole[0], again=whole[1]), verified("A", better))
+        shown.append((half.recommended, then.recommended))
+
+    assert ("baseline", "A") in shown, "and what the whole round shows is told when it is there"
+
+
+def test_nobody_is_as_good_as_a_leader_that_has_not_ended_the_round():
+    """The look at 3 seeds, and the cheap one alone has the third beside the baseline."""
+    baseline, lead, cheap = (
+        at(mean, noise, seeds=3, deviation=1e-4)
+        for mean, noise in ((0.80, NOISE), (0.90, THIRD), (0.8999, OTHER))
+    )
+    for seeds, tied in ((2, []), (3, ["cheap"])):
+        choice = chosen(
+            verified("baseline", baseline, 3.0, again=baseline[::-1]),
+            verified("lead", lead[:seeds], 2.0),
+            verified("cheap", cheap, 1.0),
+        )
+        lead_is_better = next(one.better for one in choice.comparisons if one.key == "lead")
+        assert lead_is_better, "at the look of 2 seeds"
+        assert [one.key for one in choice.comparisons if one.tied] == tied
+
+
 def test_one_that_left_keeps_the_interval_of_its_last_look():
     bad = verified("bad", at(0.50, THIRD, seeds=3))
     intervals = []

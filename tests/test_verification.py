@@ -30,10 +30,11 @@ from tfbatch.answer.candidates import (
     trial_name,
     verified_groups,
 )
-from tfbatch.answer.find import find_answer
+from tfbatch.answer.find import RefutedError, find_answer
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.answer.summary import summary
 from tfbatch.configuration import Configuration
+from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.request.search_config import VerificationConfig
 from tfbatch.search import verification
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
@@ -152,7 +153,8 @@ def test_what_is_hopelessly_behind_is_not_verified(chance, keys):
         finished("search-0002", configuration(64), loss=0.49),
         finished("search-0003", configuration(256), loss=0.51),
     ]
-    chosen = choose_candidates(trials_of(*trials), batch_sizes=3, chance=chance)
+    level = None if chance is None else ChanceLevel(chance)
+    chosen = choose_candidates(trials_of(*trials), batch_sizes=3, chance=level)
 
     assert [c.key for c in chosen] == keys
 
@@ -164,7 +166,9 @@ def test_an_accuracy_that_is_hopelessly_behind_is_not_verified():
         finished("search-0002", configuration(512), loss=0.6220),
         finished("search-0003", configuration(256), loss=0.4792),
     ]
-    chosen = choose_candidates(trials_of(*trials, objective=ACCURACY), batch_sizes=3, chance=0.1)
+    chosen = choose_candidates(
+        trials_of(*trials, objective=ACCURACY), batch_sizes=3, chance=ChanceLevel(0.1)
+    )
 
     assert [c.key for c in chosen] == ["search-0001", "search-0002"]
 
@@ -370,6 +374,32 @@ def test_a_round_is_begun_only_if_it_fits_as_a_whole(tmp_path):
         assert len(verifications(trainer)) == 12
 
 
+@pytest.mark.parametrize(("left", "goes_on"), [(3.0, False), (5.0, True)])
+def test_a_round_is_begun_only_if_it_fits_beside_what_runs(left, goes_on):
+    """Eight places, five trainings of 2 s in a round: three of the next would begin at once."""
+    now = 0.0
+    trials = [finished("baseline", BASELINE, phase="baseline"), *SEARCHED[2:5]]
+    runner = SimpleNamespace(
+        trials=trials_of(*trials),
+        at_once=8,
+        spec=lambda name, phase, seed, one: SimpleNamespace(trial=name, configuration=one),
+    )
+    clock = SearchClock((FINISHING_SECONDS + left) / 60, now=lambda: now)
+    plan = race(runner, 2)._plan(clock, stop_requested=lambda: False, rounds=None)
+    first = [next(plan) for _ in range(5)]
+    sixth = next(plan)
+
+    assert {one.trial.rpartition("-")[2] for one in first} == {"1"}
+    assert (sixth is not None) == goes_on
+    if not goes_on:
+        rounds = [finished(one.trial, one.configuration, phase="confirmation") for one in first]
+        runner.trials = trials_of(*trials, *rounds)
+        assert next(plan), "what runs was quicker than expected: there is time for all of them"
+        now = 1.1
+        again = race(runner, 2)._plan(clock, stop_requested=lambda: False, rounds=None)
+        assert [one.trial for one in again] == [one.trial for one in first], "only what is whole"
+
+
 def test_what_is_left_of_a_round_needs_only_its_own_time(tmp_path):
     trainer = Trainer()
     with open_folder(tmp_path) as folder:
@@ -508,6 +538,51 @@ def test_a_second_training_of_the_baseline_that_fails_is_only_missing(tmp_path):
     assert answer.keeps_baseline
     assert "oom on 1 of 10 fresh seeds" in summary(answer)
     assert [sorted(v.again) for v in verified if v.key == "baseline"] == [[1, 3, 4, 5]]
+
+
+def test_one_that_learned_nothing_is_not_recommended_for_being_cheaper():
+    """Within the tolerance it is as good as a baseline that has learned something."""
+    baseline = [finished("baseline", BASELINE, loss=0.14, phase="baseline")]
+    trials = [*baseline, finished("search-0001", configuration(64), loss=0.15)]
+    for one, mean in ((BASELINE, 0.14), (configuration(64), 0.115)):
+        trials += [
+            finished(trial_name(one, n), one, loss=mean + n * 1e-4, seed=n, phase="confirmation")
+            for n in (1, 2, 3)
+        ]
+
+    def found(noise):
+        return find_answer(
+            trials_of(*trials, objective=ACCURACY),
+            batch_sizes=3,
+            chance=ChanceLevel(0.1, 0.1, noise),
+            tolerance=0.05,
+        )
+
+    assert found(noise=0.01).recommended_trial == "search-0001"
+    answer = found(noise=0.02)
+    assert answer.keeps_baseline
+    assert [one.key for one in answer.verification.comparisons] == ["baseline"]
+    assert {one.key for one in answer.contenders} == {"baseline", "search-0001"}
+    assert "Nothing else has learned anything on fresh seeds: batch size 64." in summary(answer)
+    with pytest.raises(RefutedError, match=r"comes to val_accuracy 0\.1152 on average"):
+        found(noise=0.045)
+
+
+def test_a_failed_one_without_step_times_does_not_cost_the_others_theirs():
+    """Seconds beside others decided, of two whose step times alone were known."""
+    trials = [finished("baseline", BASELINE, phase="baseline")]
+    for number, size in enumerate((16, 64), start=1):
+        trials.append(finished(f"search-{number:04d}", configuration(size)))
+    for one in (BASELINE, configuration(16), configuration(64)):
+        status = "diverged" if one.batch_size == 64 else "completed"
+        trials.append(finished(trial_name(one, 1), one, phase="confirmation", status=status))
+    groups = verified_groups(trials_of(*trials), batch_sizes=3)
+    alone = StepSeconds(device="CPU", rounds={16: (0.5,), 32: (0.25,)})
+
+    for one in as_verified(groups, alone):
+        (step,) = alone.rounds[one.batch_size]
+        assert one.seconds == {1: step * groups[one.key][0].steps}
+    assert groups.keys() - {one.key for one in as_verified(groups, alone)} == {"search-0002"}
 
 
 def test_that_a_failed_baseline_was_better_where_it_completed_is_reported(tmp_path):

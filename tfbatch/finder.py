@@ -191,8 +191,8 @@ def find_batch_size(
         InputError: Something asked for cannot be used; nothing was trained.
         DataError: Data absent or damaged.
         RunFolderError: The run folder is in use, or full.
-        SearchError: No trial completed.
-        StoppedError: Ctrl-C before the first trial ended. Later it ends the run with the
+        SearchError: No trial completed, or all that were verified failed on fresh seeds.
+        StoppedError: Ctrl-C before the first trial completed. Later it ends the run with the
             answer so far, which is returned (`result.interrupted`).
         KeyboardInterrupt: Ctrl-C while data and model are opened, or a second one.
     """

@@ -67,8 +67,8 @@ class Measured(Strict):
 
 
 def measured_metrics(metrics: Sequence[Mapping[str, float]]) -> dict[str, Measured]:
-    """Every metric over several trainings."""
-    names = metrics[0] if metrics else {}
+    """Every metric that all of several trainings have: a callback may report one now and then."""
+    names = [name for name in metrics[0] if all(name in m for m in metrics)] if metrics else []
     return {name: Measured.of([m[name] for m in metrics]) for name in names}
 
 

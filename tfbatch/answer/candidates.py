@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
+from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.estimators.recommendation import Verified
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
+from tfbatch.trial.objective import Objective
 from tfbatch.trial.trials import Trials
 
 HOPELESS_SHARE = 0.1
@@ -35,36 +37,73 @@ class Candidate:
 
 
 def choose_candidates(
-    trials: Trials, *, batch_sizes: int, chance: float | None = None
+    trials: Trials, *, batch_sizes: int, chance: ChanceLevel | None = None
 ) -> list[Candidate]:
     """The best searched trial of each of the best batch sizes, and the baseline.
 
     The baseline takes no batch size's place: the best trial of the search is verified also where
     the baseline has its batch size. Trials that lie hopelessly behind the best one are left out.
+    What has failed on a fresh seed, or has learned nothing on its own ones, is not that best one
+    and takes no place: it would shut out all that is behind it, for good.
 
     Args:
-        trials: Finished trials; those of the verification and those without a score are left out.
+        trials: Finished trials; those of the verification and those without a score are no
+            candidates.
         batch_sizes: How many batch sizes.
-        chance: The objective's value without learning; None where it is not known: then no trial
+        chance: The objective's level without learning; None where it is not known: then no trial
             is left out for its quality.
     """
-    scored = trials.searched().ranked()
-    baseline = [t for t in scored if t.trial == BASELINE]
+    ranked, disproved = trials.searched().ranked(), _disproved(trials, chance)
+    scored = [t for t in ranked if t.identity not in disproved]
+    baseline = [t for t in ranked if t.trial == BASELINE]
     same = {t.identity for t in baseline}
-    places = {trial.trial: place for place, trial in enumerate(scored)}
+    places = {trial.trial: place for place, trial in enumerate(ranked)}
     best: dict[int, FinishedTrial] = {}
     for trial in scored:
         if trial.trial != BASELINE and trial.identity not in same:
             best.setdefault(trial.configuration.batch_size, trial)
     chosen = list(best.values())[:batch_sizes]
-    if chance is not None and scored:
-        farthest = HOPELESS_SHARE * abs(chance - _score(scored[0]))
+    level = chance.known() if chance else None
+    if level is not None and scored:
+        farthest = HOPELESS_SHARE * abs(level - _score(scored[0]))
         chosen = [t for t in chosen if abs(_score(t) - _score(scored[0])) <= farthest]
+    if disproved and scored and _is_chance(scored[:1], chance, trials.objective):
+        chosen = []  # what is left has not even seemed to have learned
     chosen = sorted([*chosen, *baseline], key=lambda t: places[t.trial])
     return [Candidate(t.trial, t.configuration, t.seconds) for t in chosen]
 
 
-def to_verify(trials: Trials, *, batch_sizes: int, chance: float | None = None) -> list[Candidate]:
+def _disproved(trials: Trials, chance: ChanceLevel | None) -> set[str]:
+    """Identities of what fresh seeds have shown to fail, or to be no better than chance.
+
+    Where all that was verified has failed, the machine may be the reason: then the next ones would
+    fail too, one after another.
+    """
+    fresh: dict[str, list[FinishedTrial]] = {}
+    for trial in trials:
+        if trial.phase == "confirmation":
+            fresh.setdefault(trial.identity, []).append(trial)
+    all_failed = all(failed(several) for several in fresh.values())
+    return {
+        identity
+        for identity, several in fresh.items()
+        if (failed(several) and not all_failed) or _is_chance(several, chance, trials.objective)
+    }
+
+
+def _is_chance(
+    several: Sequence[FinishedTrial], chance: ChanceLevel | None, objective: Objective
+) -> bool:
+    """Whether their mean is no better than chance, where that is known."""
+    scores = [trial.score for trial in several if trial.score is not None]
+    if chance is None or not scores:
+        return False
+    return not chance.beaten_by(statistics.fmean(scores), objective.direction)
+
+
+def to_verify(
+    trials: Trials, *, batch_sizes: int, chance: ChanceLevel | None = None
+) -> list[Candidate]:
     """The candidates now, and what was verified before: it takes part until it leaves.
 
     Otherwise what a longer search has put behind others would stay undecided for good.
@@ -72,7 +111,7 @@ def to_verify(trials: Trials, *, batch_sizes: int, chance: float | None = None) 
     Args:
         trials: See `choose_candidates`, like the others.
         batch_sizes: How many batch sizes the candidates now may have.
-        chance: The objective's value without learning, or None.
+        chance: The objective's level without learning, or None.
     """
     found = choose_candidates(trials, batch_sizes=batch_sizes, chance=chance)
     chosen, verified = {one.key for one in found}, groups_of_rounds(trials)
@@ -95,7 +134,7 @@ def again_name(configuration: Configuration, number: int) -> str:
 
 
 def verified_groups(
-    trials: Trials, *, batch_sizes: int, chance: float | None = None
+    trials: Trials, *, batch_sizes: int, chance: ChanceLevel | None = None
 ) -> dict[str, list[FinishedTrial]]:
     """The verification's trials of every configuration that has some, by its key.
 
@@ -118,7 +157,8 @@ def as_verified(
     Configurations of one batch size cost the same, as in the step times measured alone: seconds
     beside others differ by what else ran, and nobody is replaced for that.
     """
-    alone = step_seconds.where_all_have_some(trials[0] for trials in groups.values())
+    compared = [trials[0] for trials in groups.values() if not failed(trials)]
+    alone = step_seconds.where_all_have_some(compared)
     beside = seconds_beside(groups)
     found = []
     for key, trials in groups.items():
@@ -169,7 +209,7 @@ def round_of(trial: FinishedTrial) -> int:
 
 
 def _candidate_sets(
-    trials: Trials, batch_sizes: int, chance: float | None
+    trials: Trials, batch_sizes: int, chance: ChanceLevel | None
 ) -> list[list[Candidate]]:
     """The candidates now, then those of each earlier verification, newest first."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tfbatch.answer.answer import Answer, Contender, Open, Verification
 from tfbatch.answer.candidates import as_verified, seconds_beside, verified_groups
@@ -57,7 +58,7 @@ NO_LIMITS = Left()
 
 
 class RefutedError(NothingLearnedError):
-    """What seemed to have learned has not, on fresh seeds."""
+    """What seemed to have learned has not, on fresh seeds, or has failed on them."""
 
 
 class AllFailedError(SearchError):
@@ -100,7 +101,7 @@ def find_answer(
     Raises:
         SearchError: No trial has completed.
         NothingLearnedError: The answer would be a configuration that is no better than chance.
-        RefutedError: So it is on fresh seeds.
+        RefutedError: So is all that was verified, on fresh seeds; or that failed on them.
         AllFailedError: Every configuration that was verified failed.
     """
     objective, first_best = trials.objective, trials.searched().best()
@@ -109,10 +110,9 @@ def find_answer(
     if chance and not chance.beaten_by(first_best.score, objective.direction):
         raise NothingLearnedError(_nothing_learned(trials, first_best, chance))
     level = chance.without_knowledge() if chance else math.nan
-    groups = verified_groups(
-        trials, batch_sizes=batch_sizes, chance=level if math.isfinite(level) else None
-    )
-    answer = decide(
+    groups = verified_groups(trials, batch_sizes=batch_sizes, chance=chance)
+    decided = functools.partial(
+        decide,
         trials,
         groups,
         step_seconds,
@@ -123,13 +123,12 @@ def find_answer(
         left=left,
         incumbent=BASELINE if _may_be_kept(groups, chance, objective) else None,
     )
-    mean = answer.recommended.objective().mean
-    if chance and not chance.beaten_by(mean, objective.direction):
-        raise RefutedError(
-            f"On fresh seeds the best configuration comes to {objective.name} {mean:.4g} on "
-            f"average, which is no better than chance. {_lengthen(chance, objective)} "
-            f"Every trial is in {JOURNAL} of the run folder."
-        )
+    answer = decided()
+    if chance and not _has_learned(answer.recommended, chance, objective):
+        learned = _learned(answer, chance)
+        if not learned:
+            raise _refuted(answer, chance)
+        answer = decided(among=learned)  # it was as good and cheaper, within the band
     edges = edges_of(trials, learning_rates) if learning_rates else Edges()
     used_up = memory_used_up(trials, device or trials[-1].device)
     return answer.model_copy(
@@ -148,6 +147,7 @@ def decide(
     planned: int = 0,
     left: Left = NO_LIMITS,
     incumbent: str | None = BASELINE,
+    among: Collection[str] | None = None,
 ) -> Answer:
     """The answer that some verified groups give; without groups, the best of the search.
 
@@ -161,6 +161,7 @@ def decide(
         planned: The fresh seeds that were asked for.
         left: What is left for more of them.
         incumbent: What is kept unless something is shown; None where nothing is to be kept.
+        among: Keys of the groups that may be recommended; None for all.
 
     Raises:
         AllFailedError: Every configuration that was verified failed.
@@ -171,7 +172,7 @@ def decide(
         evidence.setdefault(BASELINE, [baseline])
     choice = judge(
         trials,
-        groups,
+        {key: one for key, one in groups.items() if among is None or key in among},
         step_seconds,
         chance=chance,
         goal=goal,
@@ -246,6 +247,37 @@ def _may_be_kept(
     if chance is None or not scores:
         return True
     return chance.beaten_by(statistics.fmean(scores), objective.direction)
+
+
+def _has_learned(one: Contender, chance: ChanceLevel, objective: Objective) -> bool:
+    return chance.beaten_by(one.objective().mean, objective.direction)
+
+
+def _learned(answer: Answer, chance: ChanceLevel) -> list[str]:
+    """Keys of the verified configurations that are better than chance on fresh seeds."""
+    compared = answer.verification.comparisons if answer.verification else ()
+    keys = {one.key for one in compared}
+    learned = (one for one in answer.contenders if one.key in keys)
+    return [one.key for one in learned if _has_learned(one, chance, answer.objective)]
+
+
+def _refuted(answer: Answer, chance: ChanceLevel) -> RefutedError:
+    """Why there is no answer although a trial of the search has learned something."""
+    objective, best = answer.objective, answer.recommended
+    mean = best.objective().mean
+    end = (
+        f"which is no better than chance. {_lengthen(chance, objective)} Every trial is in "
+        f"{JOURNAL} of the run folder."
+    )
+    if answer.verified:
+        return RefutedError(
+            f"On fresh seeds the best configuration comes to {objective.name} {mean:.4g} on "
+            f"average, {end}"
+        )
+    return RefutedError(
+        "Every configuration that was verified failed on a fresh seed, and the best trial that is "
+        f"left ({best.key}) has {objective.name} {mean:.4g}, {end}"
+    )
 
 
 def _open(

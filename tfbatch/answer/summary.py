@@ -132,6 +132,9 @@ def _failures(contenders: Iterable[Contender]) -> str:
 def _better(answer: Answer, verification: Verification) -> str:
     """Whether anything is better than the baseline."""
     others = [c for c in verification.comparisons if c.key != BASELINE]
+    own = answer.baseline
+    if verification.of_key(BASELINE) is None and own and own.on_fresh_seeds and not own.failures:
+        return _of_no_use(answer, own.objective().mean)
     if verification.of_key(BASELINE) is None:
         lead = "Without a baseline that completed on every fresh seed, the best mean leads."
         return f"{lead}{_worse_than_what_completed(answer, verification)}"
@@ -141,10 +144,7 @@ def _better(answer: Answer, verification: Verification) -> str:
     best = shown or others[0]
     base = verification.of_key(BASELINE)
     if base is not None and base.gain is None and base.seeds is not None:
-        return (
-            f"Your baseline has learned nothing on fresh seeds ({answer.objective.name} "
-            f"{four_decimals(base.mean)}): the best mean leads."
-        )
+        return _of_no_use(answer, base.mean)
     if best.seeds is None:
         return "An earlier version has verified this; the same command judges it anew."
     if best.gain_half_width is None:
@@ -158,9 +158,22 @@ def _better(answer: Answer, verification: Verification) -> str:
     return f"Nothing is shown to be better than your baseline. The nearest: {figures} ({of_all})."
 
 
+def _of_no_use(answer: Answer, mean: float) -> str:
+    return (
+        f"Your baseline has learned nothing on fresh seeds ({answer.objective.name} "
+        f"{four_decimals(mean)}): the best mean leads."
+    )
+
+
 def _none_to_compare(answer: Answer) -> str:
     """Why the baseline is compared with nothing."""
-    failed = _failures(one for one in answer.contenders if one.key != BASELINE)
+    others = [one for one in answer.contenders if one.key != BASELINE]
+    failed = _failures(others)
+    unlearned = [one for one in others if one.on_fresh_seeds and not one.failures]
+    if unlearned:
+        sizes = ", ".join(f"batch size {one.batch_size}" for one in unlearned)
+        more = f" What else was verified failed: {failed}." if failed else ""
+        return f"Nothing else has learned anything on fresh seeds: {sizes}.{more}"
     if not failed:
         return "Nothing else was verified: no other whole training of the search came near it."
     return f"Nothing else completed on every fresh seed: {failed}."

@@ -37,7 +37,7 @@ exit codes:
   2    the request cannot be carried out; nothing was trained
   3    data is missing, cannot be fetched, or is damaged
   4    the run folder is in use, full or damaged
-  5    no trial could be completed
+  5    no trial could be completed, or all failed on fresh seeds
   6    no trial learned anything: lengthen the trials
   130  ended by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP: the best answer so far was printed and saved
 """

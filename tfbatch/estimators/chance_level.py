@@ -33,6 +33,11 @@ class ChanceLevel:
         known = self.constant is not None and math.isfinite(self.constant)
         return self.constant if known and self.constant is not None else self.untrained
 
+    def known(self) -> float | None:
+        """The same, or None where it is not finite."""
+        value = self.without_knowledge()
+        return value if math.isfinite(value) else None
+
     def knows_before_training(self, direction: Direction) -> bool:
         """Whether the untrained model beats a constant prediction beyond noise: pretrained."""
         if self.constant is None or not math.isfinite(self.constant + self.untrained):

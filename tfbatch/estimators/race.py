@@ -119,7 +119,8 @@ class Race:
             seeds: Their number.
             scores: Of all configurations [R, m, S], the baseline's second trainings included.
             takes_part: Who has been trained with as many seeds, [R, m]; nothing new is shown for
-                the others, and where nobody takes part the race is over.
+                the others, nor for anybody where the baseline is among them. Where nobody takes
+                part the race is over.
         """
         going = np.asarray(takes_part.any(1))
         noise = seed_noise(scores)
@@ -143,6 +144,8 @@ class Race:
         found = bounds(len(self._own), seeds, again=self.again).get(seeds)
         if found is None:
             return
+        if self._has_baseline:  # in a round that was stopped half-way it may be missing
+            takes_part = takes_part & takes_part[:, :1]
         going = takes_part.any(1)
         self.bounds[going, 0] = found.better
         if self._has_baseline:
@@ -165,8 +168,9 @@ class Race:
         self.gain_widths = np.where(told, widths, self.gain_widths)
         self.looked = np.where(takes_part, seeds, self.looked)
         # Before the pilot is whole, and with it the band, the bound is infinite.
-        close = as_good(self.apart, self.errors, self.leader(), self.bounds[:, 1], self.band)
-        self.close |= close & cheaper & takes_part
+        leader = self.leader()
+        close = as_good(self.apart, self.errors, leader, self.bounds[:, 1], self.band)
+        self.close |= close & cheaper & takes_part & takes_part[self._races, leader][:, None]
 
     def _as_good_bounds(self, seeds: int, cheaper: Flags) -> Array:
         """For as many as cost less than the leader: the others make no claim to be as good, [R]."""

@@ -88,7 +88,7 @@ class AnswerWriter:
             RunFolderError: It cannot be written.
         """
         if self._earlier(answer) is None:
-            self._write(self._as_of_now(answer, interrupted=True))
+            self._replace(self._as_of_now(answer, interrupted=True))
 
     def withdraw(self) -> None:
         """Removes the files of an answer that turned out to be none; a failure is told."""
@@ -106,21 +106,20 @@ class AnswerWriter:
         early = failure is not None or self.stop_requested()
         failures = [failure] if failure else []
         earlier = self._earlier(answer)
-        before = read_answer(self.folder.path) if earlier else None
-        has_model = before is not None and before.status == "complete"
-        answer = self._as_of_now(earlier or answer, interrupted=early)
+        # Whole once its test metrics and its model are there: a run may be killed before.
+        answer = self._as_of_now(earlier or answer, interrupted=True)
         untested = self._untested(answer)
         if not (earlier or early or "test" in self.data.splits):
             self.progress.say("There is no test split: the answer rests on validation alone.")
         with told(self.progress, "The answer could not be written", failures):
-            self._write(answer)
+            (self._write if earlier else self._replace)(answer)
         if untested and not early:
             with told(self.progress, "The test split could not be evaluated", failures):
                 for key, metrics in self._test_metrics(untested):
                     answer = answer.with_test(key, metrics)  # on disk as soon as it is measured
                     self._write(self._as_of_now(answer, interrupted=True))
         with told(self.progress, f"{BEST_MODEL} could not be written", failures):
-            self._save_best(answer.recommended, is_there=has_model)
+            self._save_best(answer.recommended)
         early = early or (self.stop_requested() and bool(untested))
         answer = self._as_of_now(answer, interrupted=early)
         with told(self.progress, "The answer could not be written", failures):
@@ -204,6 +203,14 @@ class AnswerWriter:
         write_whole(self.folder.path / BEST_CONFIGURATION, best)
         answer.write(self.folder.path)
 
+    def _replace(self, answer: Answer) -> None:
+        """Writes an answer in the place of another one, whose model goes first.
+
+        So a model that is there is always that of the answer beside it, whenever a run ends.
+        """
+        (self.folder.path / BEST_MODEL).unlink(missing_ok=True)
+        self._write(answer)
+
     def _test_metrics(
         self, untested: Sequence[Contender]
     ) -> Iterator[tuple[str, dict[str, Measured]]]:
@@ -245,7 +252,7 @@ class AnswerWriter:
         except RunFolderError as error:  # it must not cost the answer that is in its place now
             tell_failure(self.progress, "The earlier answer is replaced", error)
             before = None
-        if before is None or not (self.folder.path / BEST_MODEL).exists():
+        if before is None:
             return None
         same = before.recommended_trial == answer.recommended_trial and (
             [one.trials for one in before.tested()] == [one.trials for one in answer.tested()]
@@ -257,18 +264,12 @@ class AnswerWriter:
                 answer = answer.with_test(one.key, one.metrics.test)
         return answer
 
-    def _save_best(self, recommended: Contender, *, is_there: bool) -> None:
-        """Saves the model of the first verification seed: not the luckiest one.
-
-        Args:
-            recommended: What is recommended.
-            is_there: Whether the file is that of the same answer, written by an earlier session.
-        """
+    def _save_best(self, recommended: Contender) -> None:
+        """Saves the model of the first verification seed: not the luckiest one."""
         name, file = recommended.trials[0].trial, self.folder.path / BEST_MODEL
         first, weights = self.runner.trials.find(name), self.runner.weights_file(name)
         if first is None or not weights.exists():
-            if not is_there:
-                file.unlink(missing_ok=True)  # that of an earlier answer, if there is one
+            if not file.exists():  # else an earlier session has written it
                 self.progress.say(
                     f"{BEST_MODEL} is not there: the weights of {name} were not kept. "
                     f"{self._trained_again()} trains the model again."

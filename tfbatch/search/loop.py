@@ -11,6 +11,7 @@ from tfbatch.answer.candidates import to_verify
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, SearchError
+from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.oracles import (
     MOST_SEEDS,
     NO_PRICES,
@@ -61,7 +62,7 @@ class Search:
         untrained: The objective's value before any training.
         progress: Told of the search's progress.
         largest_batch_size: No larger one is tried; None where nothing was measured.
-        chance: The objective's value without learning, where it is known.
+        chance: The objective's level without learning, where it is known.
         step_seconds: Gives the step times that are known; see Verification.
         prices: What training costs, as the oracle is told. A search that goes on needs the same.
         max_trainings: What all trials may cost, verification's too, in trainings of the baseline.
@@ -81,7 +82,7 @@ class Search:
         untrained: float,
         progress: Progress,
         largest_batch_size: int | None = None,
-        chance: float | None = None,
+        chance: ChanceLevel | None = None,
         step_seconds: Callable[[], StepSeconds] = StepSeconds,
         prices: Prices = NO_PRICES,
         max_trainings: float = math.inf,
@@ -138,7 +139,7 @@ class Search:
             baseline=setting(self._baseline),
             setting=lambda values: setting(space.configuration(dict(values))),
             baseline_told=self._baseline_told,
-            margin=self._objective.smallest_margin(self._chance),
+            margin=self._objective.smallest_margin(self._chance_value()),
             max_trials=self._config.max_trials,
         )
 
@@ -380,10 +381,13 @@ class Search:
             c,
             self._runner,
             self._seed,
-            self._chance,
+            self._chance_value(),
             self._step_seconds(),
             self._trainings,
         )
+
+    def _chance_value(self) -> float | None:
+        return self._chance.known() if self._chance else None
 
     def _finished(self, trial: FinishedTrial) -> None:
         if trial.trial != BASELINE:

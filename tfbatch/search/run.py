@@ -16,7 +16,13 @@ from tfbatch.answer.memory_limits import read_memory_limit
 from tfbatch.answer.plan import Plan
 from tfbatch.answer.step_seconds import read_step_seconds
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError, NothingLearnedError, SearchError, StoppedError
+from tfbatch.errors import (
+    STOPPED_EARLY,
+    InputError,
+    NothingLearnedError,
+    SearchError,
+    StoppedError,
+)
 from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.interleaved_rounds import FEWEST_ROUNDS
 from tfbatch.oracles import Belief, Prices
@@ -137,7 +143,8 @@ class Run:
         Raises:
             NothingLearnedError: No trial is better than chance.
             InputError: Only times are measured, and the time limit has no room for them.
-            SearchError: No trial has completed; or only times are measured, and one is missing.
+            SearchError: No trial has completed, or all failed on fresh seeds; or only times are
+                measured, and one is missing.
             StoppedError: A stop was requested before any trial had completed.
         """
         with self.wall_time:
@@ -146,8 +153,9 @@ class Run:
                 return self._complete()
             except (NothingLearnedError, AllFailedError) as error:
                 if isinstance(error, RefutedError) and self._has_more_to_verify():
+                    more = self._what_continues()
                     raise RefutedError(
-                        f"{error} Verification is incomplete: the same command continues it."
+                        f"{error} Verification is incomplete: {more} continues it."
                     ) from error
                 self._writer().withdraw()  # what was kept meanwhile, or by a session before
                 raise
@@ -157,12 +165,20 @@ class Run:
             return self._decide_by_times_of_here()
         failure = self._search_and_verify()
         # From here on the end of the time stops nothing: time was kept for what is left.
-        if self.trials.searched().best() is None:
-            stop_if(self.stop_requested)
-        answer = self._answer()
+        if self.trials.searched().best() is None and self.stop_requested():
+            raise StoppedError(self._stopped_without_answer())
+        answer = self._answer_beside(failure)
         if answer.verified:
             self._measure_step_times([one.configuration for one in answer.contenders])
-        return self._writer().finish(self._answer(), failure=failure)
+        return self._writer().finish(self._answer_beside(failure), failure=failure)
+
+    def _stopped_without_answer(self) -> str:
+        if not self.trials:
+            return STOPPED_EARLY
+        return (
+            f"Stopped when none of {len(self.trials)} trials had completed as a whole training: "
+            "there is no answer yet. The same command goes on where it stopped."
+        )
 
     def _decide_by_times_of_here(self) -> Result:
         """The answer to trials of other hardware; seconds of that hardware never decide.
@@ -232,17 +248,18 @@ class Run:
             while True:
                 before = len(self.trials)
                 search.run(stop_requested=self.stop_requested)
-                with self._while_open():
+                with self._while_open(before):
                     self._keep_answer()
-                self._verify()
-                self._keep_answer()
+                self._verify(before)
+                with self._while_open(before):
+                    self._keep_answer()
                 if len(self.trials) == before or self.stop_requested():
                     return None
         except InterruptedTrialError as trial:
             self.progress.say(f"Stopped before its end, and not counted: {trial}.")
         except StoppedError:
             pass  # whoever asked for it has been told
-        except (NothingLearnedError, InputError):
+        except (NothingLearnedError, AllFailedError, InputError):
             raise
         except Exception as error:
             if self.trials.searched().best() is None:
@@ -315,7 +332,7 @@ class Run:
             untrained=self.untrained.metrics[self.request.objective.name.removeprefix("val_")],
             progress=self.progress,
             largest_batch_size=self._largest_batch_size,
-            chance=self._chance_value(),
+            chance=self.chance,
             step_seconds=lambda: self.step_seconds,
             on_trial=self._look,
         )
@@ -336,8 +353,7 @@ class Run:
 
     def _chance_value(self) -> float | None:
         """The objective's value without learning, where it is known."""
-        value = self.chance.without_knowledge() if self.chance else math.nan
-        return value if math.isfinite(value) else None
+        return self.chance.known() if self.chance else None
 
     def _answer(self) -> Answer:
         try:
@@ -351,6 +367,20 @@ class Run:
         if found.verified or self._belief is None:
             return found
         return found.model_copy(update={"belief": self._belief.sentence})
+
+    def _answer_beside(self, failure: Exception | None) -> Answer:
+        """The answer; where there is none, what ended the run early says why.
+
+        Raises:
+            SearchError: There is none, although nothing else has ended the run.
+            Exception: The failure, in place of that.
+        """
+        try:
+            return self._answer()
+        except SearchError as error:
+            if failure is None or isinstance(failure, SearchError):
+                raise
+            raise failure from error
 
     def _found(self) -> Answer:
         return find_answer(
@@ -443,17 +473,20 @@ class Run:
             replicas=self.engine.devices.replicas,
         )
 
-    def _verify(self) -> None:
+    def _verify(self, trials_before: int) -> None:
         """Trains the candidates on fresh seeds.
 
         The step times are measured where they do not take the time of a round, before anybody
         can leave for what it costs.
 
+        Args:
+            trials_before: See `_while_open`.
+
         Raises:
             NothingLearnedError: There is nothing to verify.
             InterruptedTrialError: Running trials were asked to stop.
         """
-        with self._while_open():
+        with self._while_open(trials_before):
             self._answer()  # of a search that has learned nothing there is none
         before = len(self.trials)
         if self.stop_requested() or not self._verification().fits(self.clock):
@@ -464,33 +497,53 @@ class Run:
         left = sum(verification.missing_seconds())
         if left:
             if len(self.trials) > before:
-                with self._while_open():
+                with self._while_open(trials_before):
                     self._keep_answer()
             self._measure_step_times([c.configuration for c in verification.candidates], left)
         self._verification().run(self.clock, stop_requested=self.stop_requested)
 
     @contextlib.contextmanager
-    def _while_open(self) -> Iterator[None]:
-        """What fresh seeds refute is refuted for good where nothing is left to verify."""
+    def _while_open(self, trials_before: int) -> Iterator[None]:
+        """What fresh seeds refute is refuted for good where nothing is left to verify or search.
+
+        What is refuted while the search may go on is no answer so far.
+
+        Args:
+            trials_before: Trials before the search went on: where it has added none, it has ended.
+        """
         try:
             yield
-        except RefutedError:
-            if not self._has_more_to_verify():
+        except (RefutedError, AllFailedError):
+            if self._has_more_to_verify():
+                return
+            if len(self.trials) == trials_before or self.stop_requested():
                 raise
+            self._writer().withdraw()
 
     def _has_more_to_verify(self) -> bool:
         return any(seconds > 0 for seconds in self._verification().missing_seconds())
 
+    def _what_continues(self) -> str:
+        """What the user does for the rounds of the verification that are missing."""
+        limits = {
+            "--max_minutes": self.request.max_minutes,
+            "--max_trainings": self.request.max_trainings,
+        }
+        given = [option for option, limit in limits.items() if limit is not None]
+        if not given or self._verification().fits(self.clock):
+            return "the same command"
+        return f"the same command with a larger {' or '.join(given)}"
+
     def _verification(self) -> Verification:
         """The race as it stands."""
-        config, chance = self.request.search.confirmation, self._chance_value()
-        candidates = to_verify(self.trials, batch_sizes=config.batch_sizes, chance=chance)
+        config = self.request.search.confirmation
+        candidates = to_verify(self.trials, batch_sizes=config.batch_sizes, chance=self.chance)
         return Verification(
             candidates,
             config,
             self.runner,
             self.request.seed,
-            chance,
+            self._chance_value(),
             self.step_seconds,
             self._trainings(),
         )

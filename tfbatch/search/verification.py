@@ -60,8 +60,8 @@ class Verification:
     ) -> None:
         """Trains round after round, until all is decided.
 
-        A round is begun only if it fits in the time that is left. The order changes from round to
-        round, so that a drift of the machine does not fall on one candidate.
+        A round is begun only if it fits in the time that is left, beside what runs. The order
+        changes from round to round, so that a drift of the machine does not fall on one candidate.
 
         Args:
             clock: The time limit.
@@ -96,9 +96,8 @@ class Verification:
         begun: list[_Training] = []
         last = self.config.seeds if rounds is None else min(rounds, self.config.seeds)
         for number in range(1, last + 1):
-            if number > FIRST_EXIT:
-                while self._unfinished(begun):
-                    yield None  # who stays is known when the rounds before have ended
+            while self._unfinished(begun) and self._waits(clock, number, begun):
+                yield None
             standing = self._standing(number)[-1]
             missing = self._missing(standing, number)
             if missing and (stop_requested() or not self._fit(clock, missing, begun)):
@@ -107,17 +106,28 @@ class Verification:
                 begun.append(one)
                 yield self.runner.spec(one.name, "confirmation", one.seed, one.configuration)
 
+    def _waits(self, clock: SearchClock, number: int, begun: Sequence[_Training]) -> bool:
+        """Whether a round is not judged before what runs has ended.
+
+        Then it is known who stays. And what does not fit beside what runs, whose seconds are
+        counted as if it had just begun, may fit after it.
+        """
+        if number > FIRST_EXIT:
+            return True
+        missing = self._missing(self._standing(number)[-1], number)
+        return bool(missing) and not self._fit(clock, missing, begun)
+
     def _fit(
         self, clock: SearchClock, missing: Sequence[_Training], begun: Sequence[_Training]
     ) -> bool:
         """Whether trainings fit into time and budget, beside those that are begun."""
-        if not clock.fits(self._seconds(missing)):
+        running = self._unfinished(begun)
+        if not clock.fits(self._seconds([*missing, *running])):
             return False
         if self.trainings is None:
             return True
-        spent = self.trainings.spent(self.runner.trials)
-        running = self._trainings(self._unfinished(begun))
-        return self.trainings.fits(self._trainings(missing), spent=spent + running)
+        spent = self.trainings.spent(self.runner.trials) + self._trainings(running)
+        return self.trainings.fits(self._trainings(missing), spent=spent)
 
     def _standing(self, last: int) -> list[list[Candidate]]:
         """Who is in each round up to the last; nobody where all is decided.
