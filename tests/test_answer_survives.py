@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from search_fixtures import (
+    BASELINE,
     NUM_EXAMPLES,
     Trainer,
     make_request_of,
@@ -36,6 +37,7 @@ from tfbatch.run_folder.files import WALL_TIME
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.run_folder.journal import read_rows
 from tfbatch.run_folder.reuse import take_trials
+from tfbatch.search.answer_writer import AnswerWriter
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.preparation import Prepared
 from tfbatch.search.progress import Progress
@@ -85,7 +87,19 @@ class Told(Progress):
         self.lines.append(text)
 
 
-def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, flags=None, **tasks):
+SPLITS = {"train": NUM_EXAMPLES, "validation": 100, "test": 100}
+
+
+def complete(
+    path,
+    trainer=None,
+    *,
+    stop=lambda: False,
+    untrained=UNTRAINED,
+    flags=None,
+    splits=None,
+    **tasks,
+):
     """One session of tfbatch.search.run; the result and what was said."""
     minutes, only_times = tasks.pop("max_minutes", None), tasks.pop("only_times", False)
     max_trials, callbacks = tasks.pop("max_trials", 3), tasks.pop("callbacks", None)
@@ -108,7 +122,7 @@ def complete(path, trainer=None, *, stop=lambda: False, untrained=UNTRAINED, fla
             request,
             Prepared(
                 request.subject,
-                DataDescription("x", {"train": NUM_EXAMPLES, "validation": 100, "test": 100}, ""),
+                DataDescription("x", splits or SPLITS, ""),
                 ModelDescription(),
                 engine,
             ),
@@ -351,6 +365,22 @@ def test_the_answer_so_far_is_on_disk_before_any_later_stage(tmp_path):
     assert before["verified_on_fresh_seeds"]
 
 
+def test_what_is_believed_now_is_kept_also_where_the_best_trial_stays(tmp_path, monkeypatch):
+    """A search in parts learns more between two whole trainings than its best one shows."""
+    finish, seen = AnswerWriter.finish, []
+
+    def looked_at(writer, answer, **options):
+        for belief in ("batch size 64 leads", "batch size 128 leads"):
+            writer.keep(answer.model_copy(update={"belief": belief}))
+            seen.append(on_disk(tmp_path)["belief"])
+        return finish(writer, answer, **options)
+
+    monkeypatch.setattr(AnswerWriter, "finish", looked_at)
+    complete(tmp_path)
+
+    assert seen == ["batch size 64 leads", "batch size 128 leads"]
+
+
 @pytest.mark.parametrize("task", ["evaluate_weights", "save_model"])
 def test_an_answer_is_called_complete_once_its_last_stage_has_ended(tmp_path, task):
     """A run that is killed while the test split is read has not come to its end."""
@@ -540,6 +570,31 @@ def test_what_failed_on_a_fresh_seed_gives_its_place_to_the_next_of_its_batch_si
     assert len([one for one in result.answer.contenders if one.failures]) == 1
 
 
+def test_a_batch_size_gets_one_other_candidate_where_all_of_it_fail(tmp_path):
+    """Else each trial of the search would be verified in turn, without a bound."""
+
+    class Failing(Trainer):
+        def __call__(self, spec):
+            done = super().__call__(spec)
+            verified.add((spec.phase, spec.configuration.identity()))
+            if spec.phase == "confirmation" and spec.configuration != BASELINE:
+                return dataclasses.replace(done, status="diverged")
+            return done
+
+    verified = set()
+    complete(tmp_path, Failing(), max_trials=20, flags={"batch_sizes": [32, 64]})
+    baseline = BASELINE.identity()
+    fresh = {one for phase, one in verified if phase == "confirmation"} - {baseline}
+    assert len({one for phase, one in verified if phase == "search"}) > 10
+    assert 2 < len(fresh) <= 4
+
+
+def test_that_there_is_no_test_split_is_said_once(tmp_path):
+    for times in (1, 0):
+        _, lines, _ = complete(tmp_path, splits={"train": NUM_EXAMPLES, "validation": 100})
+        assert sum(line.startswith("There is no test split") for line in lines) == times
+
+
 class Timed:
     """A trainer by whose trials alone a run's time passes: a minute each, or what is given.
 
@@ -581,6 +636,32 @@ def test_the_time_that_a_refuted_verification_leaves_over_is_searched(tmp_path, 
     assert trainer.now > 8 * 60, "the search uses any time that verification leaves over"
     assert trainer.kept[first]
     assert not trainer.kept[-1], "what is refuted is no answer so far"
+    assert not (tmp_path / "recommendation.json").exists()
+
+
+def test_a_refuted_answer_is_removed_although_another_waits_for_time(tmp_path, monkeypatch):
+    """All rounds of the lucky one have run, and there is no time for those of the next one."""
+
+    class Another(Timed):
+        def __call__(self, spec):
+            done = super().__call__(spec)
+            if spec.trial != "search-0003":
+                return done
+            return outcome(spec, loss=3.55, seconds=60.0)
+
+    trainer = Another(monkeypatch, tmp_path)
+    with pytest.raises(NothingLearnedError, match="Verification is incomplete"):
+        complete(
+            tmp_path,
+            trainer,
+            untrained=FIFTY,
+            max_minutes=11,
+            max_trials=3,
+            expected_trial_seconds=lambda *_: 60.0,
+            flags={"batch_sizes": [32], "verification_seeds": 2},
+        )
+
+    assert sum(spec.phase == "confirmation" for spec in trainer.ran) == 6
     assert not (tmp_path / "recommendation.json").exists()
 
 

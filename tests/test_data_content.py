@@ -527,6 +527,24 @@ def test_one_hot_rows_of_varying_length_are_no_classes_in_divided_data(tmp_path)
     assert (data.num_classes, data.content.class_counts()) == (None, {})
 
 
+class UnequalSteps(UnequalBatches):
+    """A one-hot row for each step, of as many steps as the longest example of the batch has."""
+
+    def __getitem__(self, index):
+        steps = np.arange(20 * (3, 5, 3)[index]).reshape(20, -1)
+        return steps[..., None].astype("float32"), np.eye(3)[steps % 3]
+
+
+def test_one_hot_rows_of_as_many_steps_as_a_batch_has_stay_one_hot_rows(tmp_path):
+    """They were taken for single numbers, and refused beside a categorical crossentropy."""
+    data = stored(tmp_path, UnequalSteps())
+    (target,) = data.content.targets["train"]
+    assert target.shape == (None, 3)
+    assert data.content.weighted_classes(None) == 3
+    model = keras.Sequential([keras.Input((None, 1)), keras.layers.Dense(3)])
+    assert content_notes(model, data, "categorical_crossentropy") == ()
+
+
 def test_targets_of_a_regression_are_no_classes_but_may_be_constant(tmp_path):
     assert content_notes(functional(1), stored(tmp_path, (X, RARE * 3)), "mse") == ()
     (note,) = content_notes(functional(1), stored(tmp_path, (X, Y * 0 + 2.5)), "mse")

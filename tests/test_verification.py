@@ -662,3 +662,24 @@ def test_scores_are_paired_by_round_and_seconds_are_those_of_the_batch_size(tmp_
     assert [v.key for v in verified] == ["baseline", "search-0001", "search-0002"]
     assert verified[0].scores == {1: 1 / 32, 2: 2 / 32, 3: 3 / 32}
     assert verified[0].seconds == {1: 1.0, 2: 1.0, 3: 1.0}
+
+
+def test_one_unlucky_fresh_seed_brings_no_other_candidate():
+    """A race that is resumed after its first round takes the course that it would have taken."""
+    chance = ChanceLevel(untrained=4.0)
+    lucky, other = (
+        BASELINE.model_copy(update={"base_learning_rate": rate}) for rate in (0.02, 0.03)
+    )
+    baseline = finished("baseline", BASELINE, loss=3.6, phase="baseline")
+    trials = [baseline, finished("lucky", lucky, loss=3.5), finished("other", other, loss=3.52)]
+
+    def chosen():
+        found = choose_candidates(trials_of(*trials), batch_sizes=3, chance=chance)
+        return {one.key for one in found}
+
+    for number, expected in ((1, {"baseline", "lucky"}), (2, {"baseline", "other"})):
+        trials.append(finished(trial_name(lucky, number), lucky, loss=4.1, phase="confirmation"))
+        trials.append(
+            finished(trial_name(BASELINE, number), BASELINE, loss=3.6, phase="confirmation")
+        )
+        assert chosen() == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import math
@@ -43,8 +44,9 @@ def choose_candidates(
 
     The baseline takes no batch size's place: the best trial of the search is verified also where
     the baseline has its batch size. Trials that lie hopelessly behind the best one are left out.
-    What has failed on a fresh seed, or has learned nothing on its own ones, is not that best one
-    and takes no place: it would shut out all that is behind it, for good.
+    What has failed on a fresh seed, or has learned nothing on its own ones, is not that best one:
+    it would shut out all that is behind it, for good. The next of its batch size takes its place,
+    once: where that fails too, a third one is likely to.
 
     Args:
         trials: Finished trials; those of the verification and those without a score are no
@@ -58,10 +60,15 @@ def choose_candidates(
     baseline = [t for t in ranked if t.trial == BASELINE]
     same = {t.identity for t in baseline}
     places = {trial.trial: place for place, trial in enumerate(ranked)}
+    others = disproved - same
+    sizes = {t.identity: t.configuration.batch_size for t in ranked if t.identity in others}
+    replaced = {size for size, count in collections.Counter(sizes.values()).items() if count > 1}
     best: dict[int, FinishedTrial] = {}
-    for trial in scored:
-        if trial.trial != BASELINE and trial.identity not in same:
-            best.setdefault(trial.configuration.batch_size, trial)
+    for trial in ranked:
+        size = trial.configuration.batch_size
+        may = trial.identity not in disproved or size in replaced
+        if may and trial.trial != BASELINE and trial.identity not in same:
+            best.setdefault(size, trial)
     chosen = list(best.values())[:batch_sizes]
     level = chance.known() if chance else None
     if level is not None and scored:
@@ -77,7 +84,7 @@ def _disproved(trials: Trials, chance: ChanceLevel | None) -> set[str]:
     """Identities of what fresh seeds have shown to fail, or to be no better than chance.
 
     Where all that was verified has failed, the machine may be the reason: then the next ones would
-    fail too, one after another.
+    fail too, one after another. And one seed alone may be an unlucky one.
     """
     fresh: dict[str, list[FinishedTrial]] = {}
     for trial in trials:
@@ -87,7 +94,8 @@ def _disproved(trials: Trials, chance: ChanceLevel | None) -> set[str]:
     return {
         identity
         for identity, several in fresh.items()
-        if (failed(several) and not all_failed) or _is_chance(several, chance, trials.objective)
+        if (failed(several) and not all_failed)
+        or (len(several) > 1 and _is_chance(several, chance, trials.objective))
     }
 
 

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from tfbatch.answer.answer import Answer, Contender, Open, Verification
-from tfbatch.answer.candidates import as_verified, seconds_beside, verified_groups
+from tfbatch.answer.candidates import as_verified, failed, seconds_beside, verified_groups
 from tfbatch.answer.edges import Edges, edges_of
 from tfbatch.answer.memory_limits import memory_used_up
 from tfbatch.answer.step_seconds import StepSeconds
@@ -187,7 +187,9 @@ def decide(
             raise AllFailedError("Every configuration that was verified failed on a fresh seed.")
         recommended = best.trial
         evidence[best.trial] = [best]
-    times = step_seconds.where_all_have_some(one[0] for one in evidence.values())
+    # As in the race: one that failed may have no step time, and must not cost the others theirs.
+    timed = [one[0] for one in evidence.values() if not failed(one)]
+    times = step_seconds.where_all_have_some(timed or [one[0] for one in evidence.values()])
     beside = seconds_beside(evidence)
     return Answer(
         objective=trials.objective,

@@ -540,9 +540,9 @@ class _Target:
         self._counts: npt.NDArray[np.int64] | None = np.zeros(0, np.int64)
 
     def add(self, values: npt.NDArray[Any], finite: npt.NDArray[Any], *, variable: bool) -> None:
-        shape = (None,) if variable else values.shape[1:]
+        shape: tuple[int | None, ...] = (None,) if variable else values.shape[1:]
         if self._shape not in (None, shape):  # each batch is as long as its longest example
-            shape, self._counts = (None,), None
+            shape, self._counts = _in_common(self._shape or (), shape), None
         self._shape = shape
         if not finite.size:
             return
@@ -586,6 +586,14 @@ class _Target:
             class_counts=() if self._counts is None else tuple(map(int, self._counts)),
             shares=self._shares,
         )
+
+
+def _in_common(
+    one: tuple[int | None, ...], other: tuple[int | None, ...]
+) -> tuple[int | None, ...]:
+    if len(one) != len(other):
+        return (None,)
+    return tuple(a if a == b else None for a, b in zip(one, other, strict=True))
 
 
 def _add_up_to_1(values: npt.NDArray[Any]) -> bool:

@@ -80,15 +80,19 @@ class AnswerWriter:
     callbacks: str | None
 
     def keep(self, answer: Answer) -> None:
-        """Writes the answer so far, unless the files hold one that rests on the same trials.
+        """Writes the answer so far, unless the files hold a complete one of the same trials.
 
         It is marked as interrupted: a run that completes writes another one.
 
         Raises:
             RunFolderError: It cannot be written.
         """
-        if self._earlier(answer) is None:
+        before = self._before()
+        earlier = self._earlier(answer, before)
+        if earlier is None:
             self._replace(self._as_of_now(answer, interrupted=True))
+        elif before is not None and before.status == "interrupted":  # what is believed may differ
+            self._write(self._as_of_now(earlier, interrupted=True))
 
     def withdraw(self) -> None:
         """Removes the files of an answer that turned out to be none; a failure is told."""
@@ -105,11 +109,13 @@ class AnswerWriter:
         """
         early = failure is not None or self.stop_requested()
         failures = [failure] if failure else []
-        earlier = self._earlier(answer)
+        before = self._before()
+        earlier = self._earlier(answer, before)
+        is_new = earlier is None or before is None or before.status != "complete"
         # Whole once its test metrics and its model are there: a run may be killed before.
         answer = self._as_of_now(earlier or answer, interrupted=True)
         untested = self._untested(answer)
-        if not (earlier or early or "test" in self.data.splits):
+        if is_new and not early and "test" not in self.data.splits:
             self.progress.say("There is no test split: the answer rests on validation alone.")
         with told(self.progress, "The answer could not be written", failures):
             (self._write if earlier else self._replace)(answer)
@@ -242,16 +248,20 @@ class AnswerWriter:
             if file.exists():
                 yield trial.seed, file
 
-    def _earlier(self, answer: Answer) -> Answer | None:
+    def _before(self) -> Answer | None:
+        """The answer that the files hold, or None."""
+        try:
+            return read_answer(self.folder.path)
+        except RunFolderError as error:  # it must not cost the answer that is in its place now
+            tell_failure(self.progress, "The earlier answer is replaced", error)
+            return None
+
+    @staticmethod
+    def _earlier(answer: Answer, before: Answer | None) -> Answer | None:
         """The answer with an earlier session's test metrics, if that rested on the same trials.
 
         A session that was stopped or has failed meanwhile may have read some of them only.
         """
-        try:
-            before = read_answer(self.folder.path)
-        except RunFolderError as error:  # it must not cost the answer that is in its place now
-            tell_failure(self.progress, "The earlier answer is replaced", error)
-            before = None
         if before is None:
             return None
         same = before.recommended_trial == answer.recommended_trial and (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tfbatch.answer.answer import Answer
-from tfbatch.answer.candidates import Candidate, to_verify
+from tfbatch.answer.candidates import Candidate, to_verify, trial_name
 from tfbatch.answer.chance import write_chance_level
 from tfbatch.answer.find import AllFailedError, Left, RefutedError, find_answer
 from tfbatch.answer.memory_limits import read_memory_limit
@@ -153,6 +154,7 @@ class Run:
                 return self._complete()
             except (NothingLearnedError, AllFailedError) as error:
                 if isinstance(error, RefutedError) and self._has_more_to_verify():
+                    self._withdraw_if_refuted()
                     more = self._what_continues()
                     raise RefutedError(
                         f"{error} Verification is incomplete: {more} continues it."
@@ -515,13 +517,25 @@ class Run:
             yield
         except (RefutedError, AllFailedError):
             if self._has_more_to_verify():
+                self._withdraw_if_refuted()
                 return
             if len(self.trials) == trials_before or self.stop_requested():
                 raise
             self._writer().withdraw()
 
+    def _withdraw_if_refuted(self) -> None:
+        """Removes an answer of which all rounds have run, although others wait to be verified."""
+        verification = self._verification()
+        begun = [
+            one
+            for one in verification.candidates
+            if self.trials.find(trial_name(one.configuration, 1)) is not None
+        ]
+        if not _has_more(dataclasses.replace(verification, candidates=begun)):
+            self._writer().withdraw()
+
     def _has_more_to_verify(self) -> bool:
-        return any(seconds > 0 for seconds in self._verification().missing_seconds())
+        return _has_more(self._verification())
 
     def _what_continues(self) -> str:
         """What the user does for the rounds of the verification that are missing."""
@@ -611,6 +625,10 @@ class Run:
             in_parts=self.request.search.oracle.in_parts,
             baseline=self.baseline,
         )
+
+
+def _has_more(verification: Verification) -> bool:
+    return any(seconds > 0 for seconds in verification.missing_seconds())
 
 
 def _timing_seconds(sizes: Collection[int]) -> float:
