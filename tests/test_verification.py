@@ -664,22 +664,64 @@ def test_scores_are_paired_by_round_and_seconds_are_those_of_the_batch_size(tmp_
     assert verified[0].seconds == {1: 1.0, 2: 1.0, 3: 1.0}
 
 
-def test_one_unlucky_fresh_seed_brings_no_other_candidate():
-    """A race that is resumed after its first round takes the course that it would have taken."""
-    chance = ChanceLevel(untrained=4.0)
-    lucky, other = (
-        BASELINE.model_copy(update={"base_learning_rate": rate}) for rate in (0.02, 0.03)
+def disproving(*trials, chance=ChanceLevel(untrained=4.0)):  # noqa: B008 - frozen
+    """What is chosen of some trials, and how fresh seeds of one of them are added."""
+    known = list(trials)
+
+    def chosen(**terms):
+        terms = {"batch_sizes": 3, "chance": chance} | terms
+        return {one.key for one in choose_candidates(trials_of(*known), **terms)}
+
+    def add(trial, *numbers, **terms):
+        for number in numbers:
+            name = trial_name(trial.configuration, number)
+            known.append(finished(name, trial.configuration, phase="confirmation", **terms))
+
+    return known, chosen, add
+
+
+def of_size(name, size, loss):
+    one = BASELINE.model_copy(update={"batch_size": size, "base_learning_rate": 0.01 * loss})
+    return finished(name, one, loss=loss)
+
+
+@pytest.mark.parametrize(("seeds", "rounds"), [(1, 1), (2, 2), (3, 3), (5, 3)])
+def test_one_unlucky_fresh_seed_brings_no_other_candidate(seeds, rounds):
+    """A race that is resumed takes the course that it would have taken: nobody leaves before."""
+    lucky = of_size("lucky", 32, 3.5)
+    _, chosen, add = disproving(
+        finished("baseline", BASELINE, loss=3.6, phase="baseline"),
+        lucky,
+        of_size("other", 32, 3.52),
     )
-    baseline = finished("baseline", BASELINE, loss=3.6, phase="baseline")
-    trials = [baseline, finished("lucky", lucky, loss=3.5), finished("other", other, loss=3.52)]
+    for number in range(1, rounds):
+        add(lucky, number, loss=4.1)
+        assert chosen(seeds=seeds) == {"baseline", "lucky"}
+    add(lucky, rounds, loss=4.1)
+    assert chosen(seeds=seeds) == {"baseline", "other"}
 
-    def chosen():
-        found = choose_candidates(trials_of(*trials), batch_sizes=3, chance=chance)
-        return {one.key for one in found}
 
-    for number, expected in ((1, {"baseline", "lucky"}), (2, {"baseline", "other"})):
-        trials.append(finished(trial_name(lucky, number), lucky, loss=4.1, phase="confirmation"))
-        trials.append(
-            finished(trial_name(BASELINE, number), BASELINE, loss=3.6, phase="confirmation")
-        )
+def test_after_two_that_were_disproved_only_what_is_found_later_is_verified():
+    one, two, three = (
+        of_size(name, 32, loss) for name, loss in (("a", 3.5), ("b", 3.52), ("c", 3.54))
+    )
+    baseline = finished("baseline", BASELINE, loss=3.7, phase="baseline")
+    known, chosen, add = disproving(baseline, one, two, three)
+    add(finished("baseline", BASELINE), 1, loss=3.7)
+    for disproved, expected in ((one, {"baseline", "b"}), (two, {"baseline"})):
+        add(disproved, 1, 2, 3, loss=4.1)
         assert chosen() == expected
+    known.append(of_size("later", 32, 3.6))
+    assert chosen() == {"baseline", "later"}
+
+
+def test_what_is_not_verified_any_more_neither_takes_a_place_nor_sets_the_mark():
+    one, two, blocked = (
+        of_size(name, 64, loss) for name, loss in (("a", 0.48), ("b", 0.49), ("c", 0.50))
+    )
+    baseline = finished("baseline", BASELINE, loss=1.5, phase="baseline")
+    _, chosen, add = disproving(baseline, one, two, blocked, of_size("far", 32, 0.90))
+    add(finished("baseline", BASELINE), 1, loss=1.5)
+    for disproved in (one, two):
+        add(disproved, 1, status="diverged")
+    assert chosen(batch_sizes=1) == {"baseline", "far"}

@@ -553,6 +553,14 @@ class Answer(Strict):
         """Whether the recommendation is the baseline itself."""
         return self.recommended_trial == BASELINE
 
+    @property
+    def compared(self) -> tuple[Contender, ...]:
+        """All but those that failed on a fresh seed, which are compared with nothing."""
+        found = self.verification
+        return tuple(
+            one for one in self.contenders if not one.failures or (found and found.of_key(one.key))
+        )
+
     def tested(self) -> list[Contender]:
         """Those whose test metrics are read: recommendation, baseline, and all verified ones."""
         verified = {c.key for c in self.verification.comparisons} if self.verification else set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import itertools
 import math
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
 from tfbatch.estimators.chance_level import ChanceLevel
+from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.estimators.recommendation import Verified
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial
 from tfbatch.trial.objective import Objective
@@ -38,15 +38,16 @@ class Candidate:
 
 
 def choose_candidates(
-    trials: Trials, *, batch_sizes: int, chance: ChanceLevel | None = None
+    trials: Trials, *, batch_sizes: int, chance: ChanceLevel | None = None, seeds: int = FIRST_EXIT
 ) -> list[Candidate]:
     """The best searched trial of each of the best batch sizes, and the baseline.
 
     The baseline takes no batch size's place: the best trial of the search is verified also where
     the baseline has its batch size. Trials that lie hopelessly behind the best one are left out.
-    What has failed on a fresh seed, or has learned nothing on its own ones, is not that best one:
-    it would shut out all that is behind it, for good. The next of its batch size takes its place,
-    once: where that fails too, a third one is likely to.
+    What has failed on a fresh seed, or has learned nothing on its own ones, is not that best one
+    and takes no place: it would shut out all that is behind it, for good. The next of its batch
+    size is a candidate in its place; where that is disproved too, only what the search finds
+    afterwards: else all its trials would be verified, one after the other.
 
     Args:
         trials: Finished trials; those of the verification and those without a score are no
@@ -54,21 +55,19 @@ def choose_candidates(
         batch_sizes: How many batch sizes.
         chance: The objective's level without learning; None where it is not known: then no trial
             is left out for its quality.
+        seeds: The fresh seeds that are planned.
     """
-    ranked, disproved = trials.searched().ranked(), _disproved(trials, chance)
-    scored = [t for t in ranked if t.identity not in disproved]
+    ranked = trials.searched().ranked()
+    disproved = _disproved(trials, chance, seeds)
     baseline = [t for t in ranked if t.trial == BASELINE]
     same = {t.identity for t in baseline}
+    shut_out = disproved | _behind_two(trials, disproved - same)
+    scored = [t for t in ranked if t.identity not in shut_out]
     places = {trial.trial: place for place, trial in enumerate(ranked)}
-    others = disproved - same
-    sizes = {t.identity: t.configuration.batch_size for t in ranked if t.identity in others}
-    replaced = {size for size, count in collections.Counter(sizes.values()).items() if count > 1}
     best: dict[int, FinishedTrial] = {}
-    for trial in ranked:
-        size = trial.configuration.batch_size
-        may = trial.identity not in disproved or size in replaced
-        if may and trial.trial != BASELINE and trial.identity not in same:
-            best.setdefault(size, trial)
+    for trial in scored:
+        if trial.trial != BASELINE and trial.identity not in same:
+            best.setdefault(trial.configuration.batch_size, trial)
     chosen = list(best.values())[:batch_sizes]
     level = chance.known() if chance else None
     if level is not None and scored:
@@ -80,22 +79,48 @@ def choose_candidates(
     return [Candidate(t.trial, t.configuration, t.seconds) for t in chosen]
 
 
-def _disproved(trials: Trials, chance: ChanceLevel | None) -> set[str]:
+def _disproved(trials: Trials, chance: ChanceLevel | None, seeds: int) -> set[str]:
     """Identities of what fresh seeds have shown to fail, or to be no better than chance.
 
     Where all that was verified has failed, the machine may be the reason: then the next ones would
-    fail too, one after another. And one seed alone may be an unlucky one.
+    fail too, one after another. And before the first rounds have run the seeds may be unlucky ones.
     """
     fresh: dict[str, list[FinishedTrial]] = {}
     for trial in trials:
-        if trial.phase == "confirmation":
+        if trial.phase == "confirmation" and not _is_again(trial):
             fresh.setdefault(trial.identity, []).append(trial)
     all_failed = all(failed(several) for several in fresh.values())
+    enough = min(FIRST_EXIT, seeds)
     return {
         identity
         for identity, several in fresh.items()
         if (failed(several) and not all_failed)
-        or (len(several) > 1 and _is_chance(several, chance, trials.objective))
+        or (len(several) >= enough and _is_chance(several, chance, trials.objective))
+    }
+
+
+def _behind_two(trials: Trials, disproved: set[str]) -> set[str]:
+    """Identities of batch sizes with two that are disproved, of trials from before the last was.
+
+    What has been verified itself is none of them.
+    """
+    fresh, sizes = set[str](), dict[int, set[str]]()
+    last: dict[int, int] = {}
+    for number, trial in enumerate(trials):
+        if trial.phase != "confirmation":
+            continue
+        fresh.add(trial.identity)
+        if trial.identity in disproved:
+            size = trial.configuration.batch_size
+            sizes.setdefault(size, set()).add(trial.identity)
+            last[size] = number
+    return {
+        trial.identity
+        for number, trial in enumerate(trials)
+        if trial.phase != "confirmation"
+        and trial.identity not in fresh
+        and len(sizes.get(trial.configuration.batch_size, ())) > 1
+        and number < last[trial.configuration.batch_size]
     }
 
 
@@ -110,7 +135,7 @@ def _is_chance(
 
 
 def to_verify(
-    trials: Trials, *, batch_sizes: int, chance: ChanceLevel | None = None
+    trials: Trials, *, batch_sizes: int, chance: ChanceLevel | None = None, seeds: int = FIRST_EXIT
 ) -> list[Candidate]:
     """The candidates now, and what was verified before: it takes part until it leaves.
 
@@ -120,8 +145,9 @@ def to_verify(
         trials: See `choose_candidates`, like the others.
         batch_sizes: How many batch sizes the candidates now may have.
         chance: The objective's level without learning, or None.
+        seeds: The fresh seeds that are planned.
     """
-    found = choose_candidates(trials, batch_sizes=batch_sizes, chance=chance)
+    found = choose_candidates(trials, batch_sizes=batch_sizes, chance=chance, seeds=seeds)
     chosen, verified = {one.key for one in found}, groups_of_rounds(trials)
     earlier = [t for t in trials if t.trial in verified and t.trial not in chosen]
     return found + [Candidate(t.trial, t.configuration, t.seconds) for t in earlier]
@@ -142,7 +168,7 @@ def again_name(configuration: Configuration, number: int) -> str:
 
 
 def verified_groups(
-    trials: Trials, *, batch_sizes: int, chance: ChanceLevel | None = None
+    trials: Trials, *, batch_sizes: int, chance: ChanceLevel | None = None, seeds: int = FIRST_EXIT
 ) -> dict[str, list[FinishedTrial]]:
     """The verification's trials of every configuration that has some, by its key.
 
@@ -150,7 +176,7 @@ def verified_groups(
     seed; what was verified in an earlier session stays verified when new candidates were not. Empty
     if there is none.
     """
-    for candidates in _candidate_sets(trials, batch_sizes, chance):
+    for candidates in _candidate_sets(trials, batch_sizes, chance, seeds):
         if candidates and all(trials.find(trial_name(c.configuration, 1)) for c in candidates):
             return groups_of_rounds(trials)
     return {}
@@ -217,12 +243,12 @@ def round_of(trial: FinishedTrial) -> int:
 
 
 def _candidate_sets(
-    trials: Trials, batch_sizes: int, chance: ChanceLevel | None
+    trials: Trials, batch_sizes: int, chance: ChanceLevel | None, seeds: int
 ) -> list[list[Candidate]]:
     """The candidates now, then those of each earlier verification, newest first."""
 
     def candidates(trials: Trials) -> list[Candidate]:
-        return choose_candidates(trials, batch_sizes=batch_sizes, chance=chance)
+        return choose_candidates(trials, batch_sizes=batch_sizes, chance=chance, seeds=seeds)
 
     sets = [candidates(trials)]
     for index in reversed(range(len(trials))):

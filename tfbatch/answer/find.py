@@ -16,6 +16,7 @@ from tfbatch.answer.step_seconds import StepSeconds
 from tfbatch.configuration import Configuration
 from tfbatch.errors import NothingLearnedError, SearchError
 from tfbatch.estimators.chance_level import ChanceLevel
+from tfbatch.estimators.race import FIRST_EXIT
 from tfbatch.estimators.recommendation import Choice, Undecided, choose
 from tfbatch.metric_direction import Goal
 from tfbatch.run_folder.files import JOURNAL
@@ -110,7 +111,8 @@ def find_answer(
     if chance and not chance.beaten_by(first_best.score, objective.direction):
         raise NothingLearnedError(_nothing_learned(trials, first_best, chance))
     level = chance.without_knowledge() if chance else math.nan
-    groups = verified_groups(trials, batch_sizes=batch_sizes, chance=chance)
+    seeds = planned or FIRST_EXIT
+    groups = verified_groups(trials, batch_sizes=batch_sizes, chance=chance, seeds=seeds)
     decided = functools.partial(
         decide,
         trials,

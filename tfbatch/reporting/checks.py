@@ -315,15 +315,16 @@ def seconds_alone(answer: Answer, trials: Trials) -> Check:
     """Whether the compared seconds were measured with nothing beside."""
     del trials
     name = "Seconds that are compared were measured alone on the device"
-    if len(answer.contenders) < 2:
+    compared = answer.compared
+    if len(compared) < 2:
         return Check(name, "NOT APPLICABLE", "No seconds are compared.")
     if answer.goal != "time":
         return Check(name, "NOT APPLICABLE", f"Seconds decide nothing: the goal is {answer.goal}.")
-    beside = [c.key for c in answer.contenders if not c.training_seconds.alone_on_the_device]
+    beside = [c.key for c in compared if not c.training_seconds.alone_on_the_device]
     device = answer.step_times.device or "the device"
     if beside:
         return Check(name, "FAIL", f"Measured in trials, beside others: {_listed(beside)}.")
-    rounds = {c.key: c.training_seconds.measurements for c in answer.contenders}
+    rounds = {c.key: c.training_seconds.measurements for c in compared}
     counts = ", ".join(f"{key}: {count}" for key, count in rounds.items())
     return Check(name, "PASS", f"Rounds alone on {device}: {counts}.")
 

@@ -22,7 +22,7 @@ from tfbatch.quantities import TrainingLength
 from tfbatch.request.request import Request
 from tfbatch.request.task import IN_PYTHON
 from tfbatch.request.training_config import Reported, TrainingConfig
-from tfbatch.run_folder.durable import write_whole
+from tfbatch.run_folder.durable import cannot_be_written, write_whole
 from tfbatch.run_folder.files import (
     BEST_CONFIGURATION,
     BEST_MODEL,
@@ -214,7 +214,11 @@ class AnswerWriter:
 
         So a model that is there is always that of the answer beside it, whenever a run ends.
         """
-        (self.folder.path / BEST_MODEL).unlink(missing_ok=True)
+        model = self.folder.path / BEST_MODEL
+        try:
+            model.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_be_written(model, error) from error
         self._write(answer)
 
     def _test_metrics(

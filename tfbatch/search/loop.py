@@ -377,7 +377,7 @@ class Search:
     def _verification(self) -> Verification:
         c = self._config.confirmation
         return Verification(
-            to_verify(self._trials, batch_sizes=c.batch_sizes, chance=self._chance),
+            to_verify(self._trials, batch_sizes=c.batch_sizes, chance=self._chance, seeds=c.seeds),
             c,
             self._runner,
             self._seed,

@@ -171,7 +171,7 @@ class Run:
             raise StoppedError(self._stopped_without_answer())
         answer = self._answer_beside(failure)
         if answer.verified:
-            self._measure_step_times([one.configuration for one in answer.contenders])
+            self._measure_step_times([one.configuration for one in answer.compared])
         return self._writer().finish(self._answer_beside(failure), failure=failure)
 
     def _stopped_without_answer(self) -> str:
@@ -190,7 +190,7 @@ class Run:
             SearchError: A step time could not be measured.
             StoppedError: A stop was requested.
         """
-        configurations = [one.configuration for one in self._answer().contenders]
+        configurations = [one.configuration for one in self._answer().compared]
         sizes = {one.batch_size for one in configurations}
         missing = sizes - self._timed_here()
         needed = _timing_seconds(missing)
@@ -551,7 +551,9 @@ class Run:
     def _verification(self) -> Verification:
         """The race as it stands."""
         config = self.request.search.confirmation
-        candidates = to_verify(self.trials, batch_sizes=config.batch_sizes, chance=self.chance)
+        candidates = to_verify(
+            self.trials, batch_sizes=config.batch_sizes, chance=self.chance, seeds=config.seeds
+        )
         return Verification(
             candidates,
             config,
@@ -594,11 +596,12 @@ class Run:
         known = first.keys() & self._timed_here()
         if known == first.keys() or first.keys() <= self._timed or self.stop_requested():
             return
+        asked = first.keys()
         if self.prices.step_seconds:  # what was measured before the search stands
             first = {size: one for size, one in first.items() if size not in known}
         if not self.clock.fits(_timing_seconds(first), reserve=reserve):
             return
-        self._timed |= first.keys()
+        self._timed |= asked
         self.progress.say(f"Measuring the step times of batch sizes {_listed(first)}, each alone.")
         with told(self.progress, "The step times could not be measured"):
             try:
