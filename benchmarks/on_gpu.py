@@ -350,25 +350,38 @@ def trials(asked: Asked, keep: Keep) -> None:
         table.append(["KerasTuner", 1, _OF_KERAS_TUNER, f"{3600 / seconds:.0f}"])
 
 
-def _trials_an_hour(data: dict[str, tuple[Any, Any]], workers: int) -> tuple[float | None, int]:
-    """With so many workers on the GPU, None where it was over too soon; and how many there were."""
+def _search(
+    data: dict[str, tuple[Any, Any]],
+    run: Path,
+    *,
+    max_trials: int,
+    workers_per_gpu: int | Literal["auto"],
+) -> None:
+    """Trials of one epoch without XLA at four batch sizes, none of them verified."""
     import tfbatch
 
+    tfbatch.find_batch_size(
+        "small_cnn",
+        data,
+        search="random",
+        baseline="learning_rate=1e-4",  # one trial must not diverge, or there is no answer
+        max_trials=max_trials,
+        verification_seeds=0,
+        batch_sizes=[32, 64, 128, 256],
+        trial_length="1 epoch",
+        workers_per_gpu=workers_per_gpu,
+        jit_compile=False,
+        run_dir=run,
+        verbose=0,
+    )
+
+
+def _trials_an_hour(data: dict[str, tuple[Any, Any]], workers: int) -> tuple[float | None, int]:
+    """With so many workers on the GPU, None where it was over too soon; and how many there were."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        tfbatch.find_batch_size(
-            "small_cnn",
-            data,
-            search="random",
-            max_trials=_TRIALS + _FURTHER_TRIALS * (workers - 1),
-            verification_seeds=0,
-            batch_sizes=[32, 64, 128, 256],
-            trial_length="1 epoch",
-            workers_per_gpu=workers,
-            jit_compile=False,
-            run_dir=run,
-            verbose=0,
-        )
+        trials = _TRIALS + _FURTHER_TRIALS * (workers - 1)
+        _search(data, run, max_trials=trials, workers_per_gpu=workers)
         lines = (run / "trials.jsonl").read_text("utf-8").splitlines()
     ended = sorted(
         datetime.datetime.fromisoformat(row["finished_at"])
@@ -384,25 +397,11 @@ def _trials_an_hour(data: dict[str, tuple[Any, Any]], workers: int) -> tuple[flo
 
 def _measured_workers(data: dict[str, tuple[Any, Any]]) -> str:
     """What `--workers_per_gpu=auto` chooses, and what it measured; one trial is run."""
-    import tfbatch
     from tfbatch.answer.gpu_sharing import read_gpu_sharing
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        tfbatch.find_batch_size(
-            "small_cnn",
-            data,
-            search="random",
-            baseline="learning_rate=1e-4",  # of two trials one must not diverge
-            max_trials=1,
-            verification_seeds=0,
-            batch_sizes=[32, 64, 128, 256],
-            trial_length="1 epoch",
-            workers_per_gpu="auto",
-            jit_compile=False,
-            run_dir=run,
-            verbose=0,
-        )
+        _search(data, run, max_trials=1, workers_per_gpu="auto")
         return str(read_gpu_sharing(run) or "without a GPU nothing is measured")
 
 
