@@ -20,7 +20,7 @@ engine's; that of `tfbatch` to `tfbatch_random` is the algorithm's.
 
 Result: NOT REACHED (5 x). On digits_mlp in loss (n = 5) the default search and Optuna's TPE on
 plain Keras get there in two of five each, ours in 4.1 x less time (median of the paired ratios, 82
-and 305 s); trunks take 46 s and get there in none. On CIFAR-10 (n = 1) it is 1.1 x.
+and 305 s); trunks take 46 s and get there in none. On CIFAR-10 (n = 1) it is 1.3 x.
 Evidence: benchmarks/results/search_replay.md
 """
 
