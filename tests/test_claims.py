@@ -184,6 +184,18 @@ def test_throughput_that_grows_and_throughput_that_does_not():
     assert proportional["as-large-as-possible", "throughput"].word == "DOES NOT HOLD"
 
 
+def test_one_case_that_fails_is_enough_against_a_claim_about_every_case():
+    """No seed has chosen anything there: a contest of sizes would stay open."""
+    cases = {"effects": (1.0, 1.1, 0.9) * 4, "rivals": ((-1.0, -1.1, -0.9) * 4,), "margin": 0.0}
+    told = {"unit": "", "axis": "one gradient", "policy": "tuned", "finding": ""}
+
+    found = Evidence("", **cases, **told, every=True)
+    verdict = found.verdict("threshold")
+    assert (verdict.word, verdict.estimate) == ("DOES NOT HOLD", pytest.approx(-1.0))
+    assert found.shown_by(verdict) == cases["rivals"][0]
+    assert Evidence("", **cases, **told).verdict("threshold").word == "INCONCLUSIVE"
+
+
 CLAIM = Claim("T1", "test-claim", "It is so.", (Criterion("X1", "an effect"),))
 
 

@@ -162,6 +162,20 @@ def test_an_algorithm_for_very_large_batches_is_found_where_there_is_one(loss, b
         assert verdict.estimate == pytest.approx(-0.15 if but else 0.15, abs=0.02)
 
 
+def test_one_method_that_recovers_is_enough_where_tuning_seeds_would_choose_another():
+    simulated = gap_of(0.3, but="lars")
+    curve = simulated._curve
+    tuning = simulated.seeds("tuning", simulated.preset.tuning_seeds)
+
+    def worse_while_tuning(training, examples):
+        by_lars = training.configuration.optimizer.name == "lars"
+        return curve(training, examples) - (0.5 if by_lars and training.seed in tuning else 0.0)
+
+    simulated._curve = worse_while_tuning
+    verdict = judged(large_batch_methods, simulated)["no-algorithm-for-very-large", ""]
+    assert (verdict.word, verdict.estimate) == ("DOES NOT HOLD", pytest.approx(-0.15, abs=0.02))
+
+
 def test_methods_for_large_batches_train_for_the_epochs_and_a_compiled_model_has_one():
     compiled = SimulatedCourt(compiled=True)
     names = [method.name for method in large_batch_methods.methods_for(compiled)]

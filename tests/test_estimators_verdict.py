@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from tfbatch.estimators.verdict import (
     Verdict,
     all_of,
     holm,
+    in_every_case,
     judge,
     pairs_needed,
     unanimous,
@@ -148,6 +150,47 @@ def test_a_claim_of_several_parts_holds_only_if_all_do():
     assert all_of([holds, open_one, fails]).word == "DOES NOT HOLD"
     assert all_of([holds, fails]).p_value == pytest.approx(2 * fails.p_value)
     assert all_of([holds, Verdict("NOT TRIED YET")]).word == "NOT TRIED YET"
+
+
+def test_a_claim_about_every_case_holds_only_if_all_do_and_one_that_fails_is_enough():
+    holds = judge(effects_with(2.0, 1.0), kind="threshold", margin=0.0)
+    clearly = judge(effects_with(2.0, 1.5), kind="threshold", margin=0.0)
+    fails = judge(effects_with(-2.0, -2.5), kind="threshold", margin=0.0)
+    open_one = judge(effects_with(1.0, -0.5), kind="threshold", margin=0.0)
+
+    assert in_every_case([clearly, holds]) == holds
+    assert in_every_case([fails]) == fails
+    for cases in ([clearly, fails, open_one], [fails, open_one, clearly]):
+        found = in_every_case(cases)
+        assert found == dataclasses.replace(fails, p_value=3 * fails.p_value)
+    left_open = in_every_case([clearly, open_one])
+    assert (left_open.word, left_open.estimate) == ("INCONCLUSIVE", open_one.estimate)
+    assert left_open.reason == "it is not shown in each of 2 comparisons"
+
+
+def test_a_case_that_fails_by_the_number_of_cases_alone_decides_nothing():
+    """Of four cases one fails by chance in a tenth of what is so in all of them."""
+    holds = judge(effects_with(2.0, 1.0), kind="threshold", margin=0.0)
+    barely = judge(effects_with(-1.0, -1.99), kind="threshold", margin=0.0)
+    assert barely.word == "DOES NOT HOLD"
+    assert barely.p_value > 0.025 / 4
+
+    found = in_every_case([holds, holds, barely, holds])
+    assert (found.word, found.label) == ("INCONCLUSIVE", "")
+    assert found.reason == "it is not shown in each of 4 comparisons"
+    draws = np.random.default_rng(1).normal(0.0, 1.0, (1000, 4, FULL))
+    words = [
+        in_every_case([judge(list(row), kind="threshold", margin=0.0) for row in cases]).word
+        for cases in draws
+    ]
+    # 2.5 % in 1,000 runs has a standard error of 0.5 points.
+    assert words.count("DOES NOT HOLD") / len(words) < 0.025 + 0.015
+    assert words.count("HOLDS") == 0
+
+
+def test_what_forbids_a_decision_in_every_case_is_what_is_said():
+    doubted = judge(effects_with(2.0, 1.0), kind="threshold", margin=0.0, doubts=["a doubt"])
+    assert in_every_case([doubted, doubted]).reason == "a doubt"
 
 
 def test_an_exact_part_that_fails_has_no_p_value_and_is_not_counted():

@@ -98,6 +98,8 @@ class Evidence:
             rival: HOLDS must be so of all.
         alternatives: The effects of each other size that the claim could mean against the chosen
             rival: DOES NOT HOLD must be so of all.
+        every: Whether the claim is about every case, and effects and rivals are the cases: one that
+            fails is enough against it, and nothing was chosen.
     """
 
     claim: str
@@ -113,10 +115,11 @@ class Evidence:
     untestable: str = ""
     rivals: tuple[tuple[float, ...], ...] = ()
     alternatives: tuple[tuple[float, ...], ...] = ()
+    every: bool = False
 
     def verdict(self, kind: Kind) -> Verdict:
         """The rule's word on it."""
-        from tfbatch.estimators.verdict import Verdict, judge, unanimous
+        from tfbatch.estimators.verdict import Verdict, in_every_case, judge, unanimous
 
         if self.untestable:
             return Verdict("NOT TESTABLE HERE", reason=self.untestable, margin=self.margin)
@@ -124,6 +127,8 @@ class Evidence:
             judge, kind=kind, margin=self.margin, censored=self.censored, doubts=self.doubts
         )
         chosen = rule(self.effects)
+        if self.every:
+            return in_every_case([chosen, *map(rule, self.rivals)])
         others = {"HOLDS": self.rivals, "DOES NOT HOLD": self.alternatives}.get(chosen.word, ())
         return unanimous(chosen, [rule(effects) for effects in others])
 

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from tfbatch.trial.outcome import TrialSpec
     from tfbatch.workers import Slot
 
-_EVIDENCE_VERSION = 11
+_EVIDENCE_VERSION = 12
 """Raised where a statistic changes: a card of an older version runs again, and trains nothing anew.
 
 1: sizes were chosen by the seeds that judge; files had no version. 2: they named no machine.
@@ -84,7 +84,8 @@ size showed in X10 that a larger one helps, and X6 compared losses of unequal tr
 rates that tuning does not tell apart. 9: there was no knee where the largest size was the fastest
 by ever so little. 10: what was read before the first evaluation was a line from the untrained
 model, runs that diverged were at rest, a metric that does not change oscillated by its rounding,
-and plain descent that diverged counted as descent that never lowers the loss.
+and plain descent that diverged counted as descent that never lowers the loss. 11: a claim about
+every case stayed open where another case than the first one refuted it.
 """
 LONGEST_STEP_SECONDS = 2.0
 """Batch sizes from the first one on whose step takes longer are not timed."""

@@ -293,6 +293,7 @@ def _early(court: Court, branches: _Branches) -> Evidence:
         f"constant rate, less that at a {FACTOR}th of the rate, and at {FACTOR} times the batch",
         (size,),
     )
+    blank = dataclasses.replace(blank, every=True)  # either one has less noise
 
     def find() -> Contest:
         # A training that ends there, as the others do: it is evaluated there too.

@@ -185,7 +185,7 @@ def collect(court: Court) -> Iterator[Evidence]:
     columns = list(zip(*scales, strict=True))
     typical = ", ".join(f"{statistics.median(column):.0f}" for column in columns)
     first, *later = (tuple(math.log(value / study.base) for value in column) for column in columns)
-    # "Always": it HOLDS at every state. Noise grows as the gradient falls, so the first one fails.
+    # "Always": at every state. Noise grows as the gradient falls, so that the first fails first.
     yield dataclasses.replace(
         told(
             "sample-noise-always-sufficient",
@@ -195,6 +195,7 @@ def collect(court: Court) -> Iterator[Evidence]:
             f"at batch size {study.base}",
         ),
         rivals=tuple(later),
+        every=True,
     )
     yield told(
         "too-large-loses-randomness",

@@ -22,6 +22,10 @@ the same seeds must not choose a size and judge it: other seeds choose. That alo
 rival that was chosen wrongly is too weak, which makes the claim look right. So HOLDS must be so
 against every rival, and DOES NOT HOLD of every size that the claim could have meant: an
 intersection-union test (Berger 1982), whose parts need no correction. `unanimous` does that.
+
+Other claims are about every case, such as all states of a training: one that fails is enough
+against them. Which one it is nobody says beforehand, so that its p-value is Bonferroni's, and has
+to be at most 2.5 % as it is. `in_every_case` does that.
 """
 
 from __future__ import annotations
@@ -48,6 +52,7 @@ FEWEST = 3
 LARGEST_CENSORED_SHARE = 0.2
 _MOST_PAIRS = 100_000
 _NO_INTERVAL = Interval(-math.inf, math.inf)
+_OPEN = "the interval allows both"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +142,7 @@ def judge(
     if reasons:
         word, label = "INCONCLUSIVE", ""
     elif word == "INCONCLUSIVE":
-        reasons.append("the interval allows both")
+        reasons.append(_OPEN)
     return Verdict(
         word,
         label,
@@ -177,6 +182,30 @@ def unanimous(chosen: Verdict, others: Sequence[Verdict]) -> Verdict:
     alike = (chosen, *others)
     weaker = [one for one in alike if one.label != "reversed"] or alike
     return max(weaker, key=lambda one: _or(one.p_value, 1.0))
+
+
+def in_every_case(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a claim about every case: it holds only if all do, and fails if one does.
+
+    Its figures are those of the case that fails most clearly or holds least clearly; where neither
+    is shown, of the smallest mean among those that do not hold.
+
+    Args:
+        verdicts: On each case, at least one.
+    """
+    count = len(verdicts)
+    failed = [one for one in verdicts if one.word == "DOES NOT HOLD"]
+    worst = min(failed, key=lambda one: _or(one.p_value, 0.0), default=None)
+    if worst and count * _or(worst.p_value, 0.0) <= ONE_SIDED:
+        return dataclasses.replace(worst, p_value=count * worst.p_value)
+    left = [one for one in verdicts if one.word != "HOLDS"]
+    if not left:
+        return max(verdicts, key=lambda one: _or(one.p_value, 1.0))
+    shown = min(left, key=lambda one: _or(one.estimate, -math.inf))
+    if count == 1 or shown.reason not in ("", _OPEN):  # a doubt, or too few pairs
+        return shown
+    reason = f"it is not shown in each of {count} comparisons"
+    return dataclasses.replace(shown, word="INCONCLUSIVE", label="", reason=reason)
 
 
 def pairs_needed(deviation: float, margin: float) -> int | None:
