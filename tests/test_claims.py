@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,13 @@ from tfbatch import claims as court
 from tfbatch.claims import __main__ as command
 from tfbatch.claims import _page, _request, alignment, throughput
 from tfbatch.claims._claim import Claim, Criterion, Evidence
+from tfbatch.claims._pairs import restless
 from tfbatch.claims._preset import PRESETS
 from tfbatch.claims._request import chosen_claims
 from tfbatch.claims._verdicts import Verdicts
 from tfbatch.errors import InputError
 from tfbatch.estimators.verdict import FULL
+from tfbatch.training.step_times import StepTime
 
 NUMBERS = [f"C{n}" for n in range(1, 62)]
 
@@ -169,6 +172,59 @@ def test_a_synthetic_timer_without_a_penalty_is_seldom_called_aligned():
         words.append(evidence.verdict("difference").word)
     # Half of 5 %, and four standard errors of 1.1 points.
     assert words.count("HOLDS") <= 200 * (0.025 + 4 * 0.011)
+
+
+def times_with(deviation):
+    """Of all sizes of X1 and X2, with this deviation of the log of a larger one's rounds."""
+    sizes = sorted({*alignment.SIZES, 512})
+    noise = np.random.default_rng(1).normal(size=(len(sizes), 15))
+    rounds = [
+        np.exp((0.01 if size <= 32 else deviation) * row) * (1.0 + 0.02 * size)
+        for size, row in zip(sizes, noise, strict=True)
+    ]
+    return {
+        size: StepTime(size, float(np.median(row)), tuple(map(float, row)))
+        for size, row in zip(sizes, rounds, strict=True)
+    }
+
+
+def test_rounds_that_differ_by_more_than_the_margin_decide_nothing():
+    for deviation, doubted in ((0.01, False), (0.2, True)):
+        times = times_with(deviation)
+        found = [
+            throughput._evidence("bigger-is-faster", "", times[512], times[32]),
+            alignment._evidence(
+                [times[size] for size in alignment.SIZES],
+                "powers-of-two-beat-tens",
+                alignment.POWERS,
+                alignment.TENS,
+            ),
+        ]
+        assert [bool(one.doubts) for one in found] == [doubted] * 2
+    for one, margin in zip(found, ("5%", "2%"), strict=True):
+        verdict = one.verdict("difference")
+        assert verdict.word == "INCONCLUSIVE"
+        assert re.fullmatch(
+            rf"rounds of timing differ by \d+\.\d%, more than the margin of {margin}: time them on "
+            r"an idle machine, in another --run_dir \(this one keeps its times\)",
+            verdict.reason,
+        )
+
+
+def test_rounds_of_addresses_that_differ_by_more_than_the_margin_decide_nothing():
+    class Restless(Timed):
+        def measure(self, function, *, rounds):
+            pairs = super().measure(function, rounds=rounds)
+            return tuple((on, off * (0.9, 1.0, 1.1)[k % 3]) for k, (on, off) in enumerate(pairs))
+
+    found = judged(alignment, Restless(penalty=lambda size: 1.0))
+    assert "rounds of timing differ by" in found["address-alignment-matters", ""].reason
+    assert found["multiples-of-8", ""].word == "DOES NOT HOLD"
+
+
+def test_a_few_disturbed_rounds_are_not_what_rounds_differ_by():
+    assert restless([0.5, 0.01, 0.0, -0.01, 0.02, -0.6], math.log(1.05)) == ()
+    assert restless((), math.log(1.05)) == ()
 
 
 def test_throughput_that_grows_and_throughput_that_does_not():

@@ -223,6 +223,28 @@ def _mean(values: Sequence[float]) -> float:
     return statistics.fmean(values)
 
 
+def restless(effects: Sequence[float], margin: float) -> tuple[str, ...]:
+    """Why rounds of timing decide nothing: they differ by more than what matters.
+
+    Their median distance from their median counts, which a few disturbed rounds do not change.
+
+    Args:
+        effects: A log ratio of seconds for each round.
+        margin: The smallest log ratio that matters.
+    """
+    if not effects:
+        return ()
+    middle = statistics.median(effects)
+    apart = statistics.median(abs(effect - middle) for effect in effects)
+    if apart <= margin:
+        return ()
+    return (
+        f"rounds of timing differ by {math.expm1(apart):.1%}, more than the margin of "
+        f"{math.expm1(margin):.0%}: time them on an idle machine, in another --run_dir (this one "
+        "keeps its times)",
+    )
+
+
 def falls(table: Table) -> tuple[float, ...]:
     """How far the fitted line of the values over log2 B falls from the smallest to the largest."""
     x = [math.log2(size) for size in table]

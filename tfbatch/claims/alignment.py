@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfbatch.claims._claim import Claim, Evidence
+from tfbatch.claims._pairs import restless
 
 if TYPE_CHECKING:
     from tfbatch.claims._court import Court
@@ -71,15 +72,17 @@ def collect(court: Court) -> Iterator[Evidence]:
     for claim, part in (("choose-casually", "speed"), ("no-need-for-powers-of-two", "")):
         yield _evidence(times, claim, POWERS, (*EIGHTS, *others), part=part)
     feeds = court.measure(time_addresses, rounds=court.preset.rounds)
+    misaligned = tuple(math.log(off / on) for on, off in feeds)
     yield Evidence(
         "address-alignment-matters",
-        effects=tuple(math.log(off / on) for on, off in feeds),
+        effects=misaligned,
         margin=MARGIN,
         unit="log ratio",
         axis="step time",
         policy="no",
         finding=f"seconds of a forward pass on {_FED} examples from a buffer {_OFFSET} bytes off "
         "over one from an aligned buffer",
+        doubts=restless(misaligned, MARGIN),
     )
 
 
@@ -173,6 +176,7 @@ def _evidence(
         policy="no",
         finding=f"batch sizes {_listed(group)} against {_listed(others)}, trend removed",
         part=part,
+        doubts=restless(effects, MARGIN),
         untestable=untestable,
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tfbatch.claims._batch_size_study import choosing_rounds, too_slow
 from tfbatch.claims._claim import Claim, Evidence, UntestableError
+from tfbatch.claims._pairs import restless
 
 if TYPE_CHECKING:
     from tfbatch.claims._court import Court
@@ -70,9 +71,10 @@ def _compared(
 
 def _evidence(claim: str, part: str, one: StepTime, other: StepTime) -> Evidence:
     fast, slow = (each.batch_size / each.seconds for each in (one, other))
+    effects = log_speed_ratios(one, other)
     return Evidence(
         claim,
-        effects=log_speed_ratios(one, other),
+        effects=effects,
         margin=MARGIN,
         unit="log ratio",
         axis="step time",
@@ -80,6 +82,7 @@ def _evidence(claim: str, part: str, one: StepTime, other: StepTime) -> Evidence
         finding=f"{fast:,.0f} examples/s at batch size {one.batch_size}, {slow:,.0f} at "
         f"{other.batch_size}",
         part=part,
+        doubts=restless(effects, MARGIN),
     )
 
 
