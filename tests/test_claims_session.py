@@ -9,6 +9,7 @@ import math
 import os
 import re
 import signal
+import sys
 import types
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from tfbatch.claims._request import make_court_request
 from tfbatch.claims._session import LiveCourt, Session, no_memory, time_steps
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
+from tfbatch.run_folder.files import LIBRARY_LOG
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.progress import Progress
 from tfbatch.training.step_times import StepTime
@@ -137,6 +139,31 @@ def test_a_card_that_fails_costs_its_own_claims(tmp_path):
     assert found["failing"].verdict.word == "NOT TRIED YET"
     assert "ValueError: a bug" in found.summary()
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ValueError("a bug"), 1), (RunFolderError("full"), 4), (UntestableError("no memory"), 0)],
+)
+def test_a_card_that_fails_decides_the_exit_code_and_leaves_its_traceback_in_the_log(
+    tmp_path, monkeypatch, capfd, error, code
+):
+    def failing(request, objects, *, progress, stop_requested):
+        cards = [Ends("B", (FAILING,), after=0, error=error), Card("A", (ONE,))]
+        return hold(tmp_path, cards, (FAILING, ONE))[0]
+
+    monkeypatch.setattr(_try_claims, "run_court", failing)
+    with os.fdopen(2, "w", closefd=False) as stderr, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", stderr)  # pytest's own is not the descriptor
+        assert command.main([f"--run_dir={tmp_path}"]) == code
+
+    log = (tmp_path / LIBRARY_LOG).read_text(encoding="utf-8")
+    assert f"{type(error).__name__}: {error}" in log
+    assert "Traceback (most recent call last)" in log
+    out, err = capfd.readouterr()
+    assert f"Card B is missing: it failed: {type(error).__name__}: {error}." in out
+    assert "HOLDS" in out
+    assert (f"error: a card failed, with its traceback in {tmp_path}" in err) == bool(code)
 
 
 def test_evidence_of_another_machine_is_found_anew(tmp_path):

@@ -161,7 +161,10 @@ def main(arguments: list[str]) -> int:
         finally:
             progress.end()
         _show(out, found, run_dir)
-        return stop.exit_code
+        if found.failure:
+            log = run_dir / LIBRARY_LOG
+            say(err, f"error: a card failed, with its traceback in {log}: {found.failure}")
+        return stop.exit_code or getattr(found.failure, "exit_code", 1 if found.failure else 0)
 
 
 def listing() -> str:

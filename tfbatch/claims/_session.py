@@ -43,6 +43,7 @@ from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.machine_load import load_between, sample_load
 from tfbatch.run_folder.wall_time import WallTime, spent_seconds
 from tfbatch.schema import Named
+from tfbatch.search.answer_writer import tell_failure
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.preparation import (
     Prepared,
@@ -588,6 +589,7 @@ class Session:
         self._progress = progress
         self._must_stop, self._finished = must_stop, finished
         self._missing: dict[str, str] = {}
+        self._failure: Exception | None = None
 
     def run(self) -> Verdicts:
         """Judges; a card that fails costs its own claims."""
@@ -626,6 +628,7 @@ class Session:
             seed=self._request.seed,
             subject=f"{self._request.subject.model} on {self._request.subject.data.name}",
             fingerprint=fingerprint_of(self._folder.parent),
+            failure=self._failure,
         )
 
     def _collect(self, card: Card, known: Sequence[Evidence]) -> list[Evidence]:
@@ -653,7 +656,9 @@ class Session:
             self._missing[card.CARD] = "the session ended before its end"
         except Exception as error:
             self._missing[card.CARD] = f"it failed: {type(error).__name__}: {error}"
-            self._progress.say(f"Card {card.CARD} failed: {type(error).__name__}: {error}")
+            tell_failure(self._progress, f"Card {card.CARD} failed", error)
+            if not isinstance(error, UntestableError):  # of the machine: nothing is to be mended
+                self._failure = self._failure or error
         return list(found.values())
 
     def _is_final(self, evidence: Evidence) -> bool:

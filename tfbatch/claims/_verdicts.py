@@ -76,6 +76,7 @@ class Verdicts:
         seed: Everything random derived from it.
         subject: The model and the data.
         fingerprint: Hardware, software and load that the verdicts are limited to.
+        failure: What the first card has failed by that did; None where none has.
     """
 
     run_dir: Path
@@ -86,6 +87,7 @@ class Verdicts:
     seed: int
     subject: str
     fingerprint: JsonObject
+    failure: Exception | None = None
 
     @functools.cached_property
     def judged(self) -> tuple[JudgedClaim, ...]:
