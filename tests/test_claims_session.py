@@ -45,7 +45,7 @@ from tfbatch.claims._request import make_court_request
 from tfbatch.claims._session import LiveCourt, Session, no_memory, time_steps
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError, RunFolderError, SearchError, StoppedError
-from tfbatch.run_folder.files import LIBRARY_LOG
+from tfbatch.run_folder.files import FINGERPRINT, LIBRARY_LOG
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.search.progress import Progress
 from tfbatch.training.step_times import StepTime
@@ -452,6 +452,35 @@ def test_what_older_statistics_found_is_found_again(tmp_path):
 
     assert hold(tmp_path, [card], (ONE,))[0]["one"].verdict.decided
     assert path.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[:-9],
+        lambda text: "[]",
+        lambda text: text.replace('"machine"', '"device"'),
+        lambda text: text.replace('"margin"', '"least"'),
+    ],
+)
+def test_a_damaged_file_of_evidence_is_told_with_the_remedy_before_a_card_runs(tmp_path, damage):
+    hold(tmp_path, [Card("B", (FAILING,))], (FAILING,))
+    (path,) = (tmp_path / "evidence").iterdir()
+    path.write_text(damage(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+    cards = [Card("A", (ONE,)), Card("B", (FAILING,))]
+    with pytest.raises(RunFolderError, match=r"B\.json is damaged: .*Remove it: .*trains nothing"):
+        hold(tmp_path, cards, (ONE, FAILING))
+    assert cards[0].collected == 0
+    path.unlink()
+    assert hold(tmp_path, cards, (ONE, FAILING))[0].count("HOLDS") == 2
+
+
+def test_a_damaged_fingerprint_is_told_with_the_remedy(tmp_path):
+    (tmp_path / FINGERPRINT).write_text("{", encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"is damaged: .*Remove it"):
+        hold(tmp_path, [], (ONE,))
 
 
 def test_a_new_card_is_one_file(tmp_path, monkeypatch):

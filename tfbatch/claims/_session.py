@@ -592,12 +592,18 @@ class Session:
         self._failure: Exception | None = None
 
     def run(self) -> Verdicts:
-        """Judges; a card that fails costs its own claims."""
+        """Judges; a card that fails costs its own claims.
+
+        Raises:
+            RunFolderError: A file of evidence is damaged; no card has run.
+        """
         self._folder.mkdir(exist_ok=True)
         self._progress.on_begin()
         evidence: list[Evidence] = []
+        # All of them before the first card runs: a file may be damaged.
+        before = {card.CARD: self._read(card) for card in self._request.cards}
         for card in self._request.cards:
-            known = self._read(card)
+            known = before[card.CARD]
             if not self._asked_of(card) <= {(one.claim, one.part) for one in known}:
                 if self._must_stop():
                     self._missing[card.CARD] = "the session ended before it"
@@ -674,16 +680,25 @@ class Session:
         write_whole(self._folder / f"{card.CARD}.json", json.dumps(content, indent=1))
 
     def _read(self, card: Card) -> list[Evidence]:
-        """What earlier sessions have found on this machine, by the statistics of this version."""
+        """What earlier sessions have found on this machine, by the statistics of this version.
+
+        Raises:
+            RunFolderError: The file is damaged.
+        """
+        path = self._folder / f"{card.CARD}.json"
         try:
-            text = (self._folder / f"{card.CARD}.json").read_text(encoding="utf-8")
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.get("version") != _EVIDENCE_VERSION or content["machine"] != self._machine:
+                return []
+            rows: list[dict[str, Any]] = content["evidence"]
+            return [Evidence(**{key: _tuples(v) for key, v in row.items()}) for row in rows]
         except FileNotFoundError:
             return []
-        content = json.loads(text)
-        if content.get("version") != _EVIDENCE_VERSION or content["machine"] != self._machine:
-            return []
-        rows: list[dict[str, Any]] = content["evidence"]
-        return [Evidence(**{key: _tuples(v) for key, v in row.items()}) for row in rows]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunFolderError(
+                f"{path} is damaged: {error!r}. Remove it: the same command finds it anew, and "
+                "trains nothing."
+            ) from error
 
 
 def _with_finite_effects(evidence: Evidence) -> Evidence:

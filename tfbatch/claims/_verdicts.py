@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tfbatch.claims._claim import Claim, Criterion, Evidence
 from tfbatch.claims._court import seeds_for
 from tfbatch.claims._preset import PURPOSES, find_preset
-from tfbatch.errors import InputError
+from tfbatch.errors import InputError, RunFolderError
 from tfbatch.estimators.verdict import ONE_SIDED, Verdict, all_of, holm
 from tfbatch.run_folder.files import FINGERPRINT
 from tfbatch.schema import JsonObject
@@ -178,11 +178,20 @@ class Verdicts:
 
 
 def fingerprint_of(run_dir: Path) -> JsonObject:
-    """Hardware, software and load, as the run folder has them; empty before they are written."""
+    """Hardware, software and load, as the run folder has them; empty before they are written.
+
+    Raises:
+        RunFolderError: The file is damaged.
+    """
+    path = run_dir / FINGERPRINT
     try:
-        found: JsonObject = json.loads((run_dir / FINGERPRINT).read_text(encoding="utf-8"))
+        found: JsonObject = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        raise RunFolderError(
+            f"{path} is damaged: {error!r}. Remove it: the same command writes it anew."
+        ) from error
     return found
 
 
