@@ -215,6 +215,15 @@ def test_what_a_card_has_yielded_before_it_ends_is_kept(tmp_path, error):
     assert again["one"].verdict.word == "HOLDS"
 
 
+@pytest.mark.parametrize(("after", "said"), [(1, "has not told of everything"), (0, "is missing")])
+def test_a_card_that_is_stopped_is_missing_only_if_it_has_told_of_nothing(tmp_path, after, said):
+    card = Ends("A", (ONE, OTHER), after=after, error=StoppedError("the time is over"))
+    found, _ = hold(tmp_path, [card], (ONE, OTHER))
+
+    assert found.summary().endswith(f"Card A {said}: the session ended before its end.")
+    assert found.count("HOLDS") == after
+
+
 def doubled(task, value: Configuration, *, plus: float) -> tuple[StepTime, ...]:
     """Counts its calls in a file; the third one of a process is the last."""
     calls = Path(task.folder) / "calls"

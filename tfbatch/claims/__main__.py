@@ -83,7 +83,9 @@ flags.DEFINE_string(
     'Length of a trial, e.g. "5 epochs", "200_000 examples". Default: recipe, times the preset\'s.',
     flag_values=FLAGS,
 )
-define_common_flags(FLAGS, "max_minutes", more="A card that has not ended has no verdict.")
+define_common_flags(
+    FLAGS, "max_minutes", more="What a card has not told of by then has no verdict."
+)
 define_common_flags(FLAGS, "run_dir", more="Default: one below tfbatch_runs.")
 define_common_flags(FLAGS, "seed", default=1)
 flags.DEFINE_integer(

@@ -173,8 +173,14 @@ class Verdicts:
             for part in one.parts
             if part.verdict.word in ("INCONCLUSIVE", "NOT TESTABLE HERE")
         ]
-        lines += [f"Card {card} is missing: {why}." for card, why in self.missing]
+        lines += [f"Card {card} {self._how_far(card)}: {why}." for card, why in self.missing]
         return "\n".join(lines)
+
+    def _how_far(self, card: str) -> str:
+        """Of a card that has not ended: what it had told of by then is judged."""
+        parts = (part for one in self.judged for part in one.parts)
+        told = any(part.part.card == card and part.evidence for part in parts)
+        return "has not told of everything" if told else "is missing"
 
 
 def fingerprint_of(run_dir: Path) -> JsonObject:
