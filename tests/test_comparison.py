@@ -16,10 +16,14 @@ from search_fixtures import BASELINE, finished
 import tfbatch
 import tfbatch.compare
 from tfbatch.answer.candidates import trial_name
+from tfbatch.answer.find import find_answer
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
 from tfbatch.estimators.difference import difference
+from tfbatch.run_folder.files import RECOMMENDATION
 from tfbatch.run_folder.folder import RunFolder
+from tfbatch.trial.finished_trial import read_row
+from tfbatch.trial.trials import Trials
 
 RUN = Path(__file__).parents[1] / "docs" / "run"
 FIRST = {1: 0.52, 2: 0.50, 3: 0.54}
@@ -296,6 +300,47 @@ def test_where_the_baseline_is_kept_the_best_of_its_rivals_is_compared_with_it(t
     found = tfbatch.compare_runs(kept)
 
     assert (found.first.trial, found.second.trial) == ("search-0006", "baseline")
+
+
+def kept_baseline(path, *rows):
+    """A run with these further rows that keeps its baseline."""
+    same = {"dataset": {"name": "digits"}, "objective": "val_loss:min", "seed": 1}
+    baseline = finished("baseline", BASELINE, phase="baseline", loss=1.0)
+    with RunFolder(path, identity=same, budget={}) as folder:
+        for row in (baseline, *rows):
+            folder.journal.append(row.row)
+    answer = find_answer(Trials.read(path), batch_sizes=2)
+    kept = answer.model_copy(update={"recommended_trial": "baseline"})
+    (path / RECOMMENDATION).write_text(kept.model_dump_json(), encoding="utf-8")
+    return path
+
+
+def test_where_all_rivals_failed_on_a_fresh_seed_the_best_of_the_search_is_compared(tmp_path):
+    searched = [
+        finished("search-0001", SMALL, loss=0.4),
+        finished("search-0002", LARGE, loss=0.45),
+        finished("search-0003", BASELINE, loss=0.3),  # the baseline's own configuration
+    ]
+    fresh = [
+        finished(trial_name(one, 1), one, seed=101, phase="confirmation", status=status)
+        for one, status in ((BASELINE, "completed"), (SMALL, "diverged"), (LARGE, "diverged"))
+    ]
+    found = tfbatch.compare_runs(kept_baseline(tmp_path / "run", *searched, *fresh))
+
+    assert (found.first.trial, found.second.trial) == ("search-0001", "baseline")
+    assert not found.first.on_fresh_seeds
+    assert "search-0001 failed on a fresh seed, which is not in its mean." in found.notes
+
+
+def test_without_a_verification_the_best_trial_of_full_length_is_compared(tmp_path):
+    short = finished("search-0001", SMALL, loss=0.1)
+    short = read_row({**short.row, "total_examples": short.total_examples // 2})
+    whole = finished("search-0002", LARGE, loss=0.45)
+    found = tfbatch.compare_runs(kept_baseline(tmp_path / "run", short, whole))
+    assert found.first.trial == "search-0002"
+
+    with pytest.raises(InputError, match="no other trial of full length has completed"):
+        tfbatch.compare_runs(kept_baseline(tmp_path / "short", short))
 
 
 def test_more_seeds_are_asked_of_a_verification_only_where_it_trains_them(tmp_path):

@@ -180,7 +180,8 @@ def compare_runs(
         other: Another run folder with the same data and objective. Default: the same.
         rows: Two names of trials, of the first and the second row; "recommended" stands for what
             a run recommends. Default: both are, and in one run the second is the baseline; where
-            that is what the run recommends, the first is the best of the others that were verified.
+            that is what the run recommends, the first is the best of the others that were
+            verified, or of the search where none of them completed on every fresh seed.
         tolerance: Differences up to this do not matter. Default: the band of the runs' answers,
             the wider one.
         level: Coverage of the interval.
@@ -258,16 +259,24 @@ def _default_rows(run_dir: Path, *, one_run: bool) -> tuple[str, str]:
     answer = read_answer(run_dir) or answer_of(run_dir)
     if not answer.keeps_baseline:
         return RECOMMENDED, BASELINE
-    if answer.verification:
-        rivals = [c.key for c in answer.verification.comparisons if c.key != BASELINE]
-    else:
-        rivals = [t.trial for t in Trials.read(run_dir).of_phase("search").ranked()]
+    verified = answer.verification.comparisons if answer.verification else ()
+    rivals = [one.key for one in verified if one.key != BASELINE]
+    rivals = rivals or _of_the_search(run_dir)  # those that failed on a fresh seed are not verified
     if not rivals:
         raise InputError(
-            f"{run_dir} has nothing to compare: it keeps the baseline, and no other trial has "
-            "completed. Search further with the same tfbatch tune and a larger --max_trials."
+            f"{run_dir} has nothing to compare: it keeps the baseline, and no other trial of full "
+            "length has completed. Search further with the same tfbatch tune and a larger "
+            "--max_trials."
         )
     return rivals[0], BASELINE
+
+
+def _of_the_search(run_dir: Path) -> list[str]:
+    """Completed trials of the search with other configurations than the baseline, best first."""
+    trials = Trials.read(run_dir).searched()
+    kept = trials.find(BASELINE)
+    ranked = trials.of_phase("search").ranked()
+    return [one.trial for one in ranked if kept is None or one.identity != kept.identity]
 
 
 def _note_of_choice(
@@ -430,9 +439,9 @@ def _notes(side: _Side) -> list[str]:
             "picked for its score looks better than it is."
         )
     if side.failed:
-        notes.append(
-            f"{side.trial.trial} failed on {side.failed} fresh seeds, which are not in its mean."
-        )
+        one = side.failed == 1
+        seeds = "a fresh seed, which is" if one else f"{side.failed} fresh seeds, which are"
+        notes.append(f"{side.trial.trial} failed on {seeds} not in its mean.")
     return notes
 
 
