@@ -222,6 +222,14 @@ def test_the_interval_of_the_sentence_is_that_of_the_better_one(run_dir):
     assert [float(end) for end in ends] == pytest.approx([-found.high, -found.low], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("level", "said"), [(0.95, "95%"), (0.975, "97.5%"), (0.995, "99.5%"), (0.999, "99.9%")]
+)
+def test_an_interval_is_named_with_all_digits_of_its_level(run_dir, level, said):
+    found = tfbatch.compare_runs(run_dir, rows=["search-0001", "baseline"], level=level)
+    assert f"({said} interval " in found.sentence()
+
+
 def test_a_trial_of_the_search_alone_borrows_the_noise_of_the_verified(run_dir):
     found = tfbatch.compare_runs(run_dir, rows=["search-0001", "search-0002"])
 

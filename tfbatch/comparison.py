@@ -124,7 +124,7 @@ class RunComparison(Strict):
         else:  # of what the sentence says: B's lead, where B is better
             ends = (self.low, self.high) if self.gain >= 0 else (-self.high, -self.low)
             low, high = (four_decimals(end, self.gain, *ends, sign="+") for end in ends)
-            interval = f"{self.level:.0%} interval {low} to {high}"
+            interval = f"{100 * self.level:.10g}% interval {low} to {high}"
         how = f", {self.pairs} seeds in pairs" if self.pairs else ", not paired"
         gain = four_decimals(abs(self.gain), *ends)
         better = f"{'A' if self.gain >= 0 else 'B'} is better by {gain}"
