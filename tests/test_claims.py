@@ -15,7 +15,7 @@ import pytest
 from tests.court_fixtures import SimulatedCourt
 from tfbatch import claims as court
 from tfbatch.claims import __main__ as command
-from tfbatch.claims import _page, _request, alignment, throughput
+from tfbatch.claims import _page, _request, alignment, rate_exponent, throughput
 from tfbatch.claims._claim import Claim, Criterion, Evidence
 from tfbatch.claims._pairs import restless
 from tfbatch.claims._preset import PRESETS
@@ -47,6 +47,14 @@ def test_every_claim_is_one_sentence_with_a_readable_name_and_a_statistic():
         or not all(part.statistic for part in claim.parts)
     ]
     assert bad == []
+
+
+def test_a_statistic_says_where_its_card_measures_less_than_the_claim_says():
+    assert "(memory is not measured)" in court.find_claim("C12").statistic()
+    assert "rate: octaves of the best rate, B0 over a quarter of it" in (
+        court.find_claim("C35").statistic()
+    )
+    assert rate_exponent._sizes(SimulatedCourt())[0] == 8
 
 
 def test_the_list_names_every_claim_and_card():

@@ -152,7 +152,7 @@ FOUNDING_DOCUMENT = (
         "C12",
         "bigger-uses-hardware-better",
         "A bigger batch uses memory and parallel hardware better.",
-        (Criterion("X1", "log throughput at 4 B0 over that at B0"),),
+        (Criterion("X1", "log throughput at 4 B0 over that at B0 (memory is not measured)"),),
     ),
     Claim(
         "C13",
@@ -376,7 +376,11 @@ FOUNDING_DOCUMENT = (
         (
             Criterion("X3", "log seconds to the target, the small one over B0", name="seconds"),
             Criterion("X4", "log oscillation of the small one over that of B0", name="oscillation"),
-            Criterion("M1", "octaves of the best rate, B0 over the small one", name="rate"),
+            Criterion(
+                "M1",
+                "octaves of the best rate, B0 over a quarter of it, the smallest that M1 trains",
+                name="rate",
+            ),
             Criterion("X4", "metric of the small one less that of B0, same epochs", name="metric"),
         ),
     ),

@@ -159,7 +159,11 @@ def exponents(sizes: Sequence[int], optima: Sequence[Sequence[float]]) -> tuple[
 
 
 def _rate_of_the_small(court: Court, sizes: Sequence[int]) -> Evidence:
-    """C35: a smaller batch needs a lower base rate; with the user's optimizer, whichever it is."""
+    """C35: a smaller batch needs a lower base rate; with the user's optimizer, whichever it is.
+
+    The smaller one is a quarter of B0, not a sixteenth as in C35's other parts: M1 trains none that
+    is smaller, and a training at a sixteenth makes four times as many updates.
+    """
     base = court.study.base
     try:
         court.study.apart(sizes[0], base)
