@@ -10,6 +10,7 @@ import pytest
 
 from tests.court_fixtures import SimulatedCourt, judged, noise_of
 from tfbatch.claims import keypoints
+from tfbatch.claims._claim import UntestableError
 from tfbatch.claims.keypoints import (
     LARGE,
     SCATTER,
@@ -129,6 +130,25 @@ def test_a_rate_at_the_edge_of_what_was_tried_forbids_a_decision():
 
     assert found.word == "INCONCLUSIVE"
     assert f"the best rate at batch size {SMALL} is the highest that was tried" in found.reason
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_measurement_that_lacks_memory_is_told_of_with_the_reason(after):
+    """Whether it is the rates' or the judging seeds': two calls tune."""
+
+    class WithoutMemory(Court):
+        calls = 0
+
+        def measure_each(self, function, cases, *, seconds):
+            self.calls += 1
+            if self.calls > after:
+                raise UntestableError("no memory")
+            return super().measure_each(function, cases, seconds=seconds)
+
+    court = WithoutMemory(gain=0.6)
+    found = judged(keypoints, court)[PART]
+    assert (found.word, found.reason) == ("NOT TESTABLE HERE", "no memory")
+    assert court.calls == after + 1
 
 
 def test_a_network_learns_to_find_the_keypoints():

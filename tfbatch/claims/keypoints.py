@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tfbatch.claims._claim import Claim, Evidence
+from tfbatch.claims._batch_size_study import Rate
+from tfbatch.claims._claim import Claim, Evidence, UntestableError
 from tfbatch.claims._pairs import differences
 from tfbatch.claims._tuned_rates import Cell, tuned_rates
 from tfbatch.errors import InputError
@@ -73,33 +74,61 @@ def collect(court: Court) -> Iterator[Evidence]:
         Cell(f"batch size {size}", {"batch_size": size, **length}, _MIDDLE)
         for size in (SMALL, LARGE)
     ]
-    try:
-        rates = tuned_rates(court, average_precision_of, cells, seconds=seconds)
-        values, doubts = [rate.value for rate in rates], [d for r in rates for d in r.doubts]
-    except InputError:  # rehearsed
-        values, doubts = [_MIDDLE] * len(cells), []
-    seeds = court.seeds("verdict", max(_SEEDS, court.preset.seeds))
-    cases = [
-        {**cell.case, "rates": [rate], "seed": seed}
-        for cell, rate in zip(cells, values, strict=True)
-        for seed in seeds
-    ]
-    found = [ap for (ap,) in court.measure_each(average_precision_of, cases, seconds=seconds)]
-    small, large = found[: len(seeds)], found[len(seeds) :]
-    few, many = (length["epochs"] * length["images"] // size for size in (LARGE, SMALL))
-    yield Evidence(
+    blank = Evidence(
         "large-helps-keypoints",
-        effects=differences(large, small),
+        effects=(),
         margin=_MARGIN,
         unit="points of AP",
         axis="epochs",
         policy="tuned",
+        finding="",
+    )
+    try:
+        rates = _rates(court, cells, seconds)
+        small, large = _measured(court, cells, rates, seconds)
+    except UntestableError as error:
+        yield dataclasses.replace(blank, untestable=str(error))
+        return
+    few, many = (length["epochs"] * length["images"] // size for size in (LARGE, SMALL))
+    yield dataclasses.replace(
+        blank,
+        effects=differences(large, small),
         finding=f"on synthetic keypoints: AP {statistics.fmean(large):.1f} at batch size {LARGE} "
         f"and {statistics.fmean(small):.1f} at {SMALL}, after {length['epochs']} epochs of "
-        f"{length['images']} images, {few} and {many} updates, at the rates {values[1]:g} and "
-        f"{values[0]:g}",
-        doubts=tuple(doubts),
+        f"{length['images']} images, {few} and {many} updates, at the rates {rates[1].value:g} and "
+        f"{rates[0].value:g}",
+        doubts=tuple(doubt for rate in rates for doubt in rate.doubts),
     )
+
+
+def _rates(court: Court, cells: Sequence[Cell], seconds: float) -> list[Rate]:
+    """The best rate of each batch size.
+
+    Raises:
+        UntestableError: The trainings lack memory, or their process ends.
+    """
+    try:
+        return tuned_rates(court, average_precision_of, cells, seconds=seconds)
+    except InputError:  # rehearsed
+        return [Rate(cell.middle) for cell in cells]
+
+
+def _measured(
+    court: Court, cells: Sequence[Cell], rates: Sequence[Rate], seconds: float
+) -> list[list[float]]:
+    """AP of the seeds that judge at each batch size.
+
+    Raises:
+        UntestableError: The trainings lack memory, or their process ends.
+    """
+    seeds = court.seeds("verdict", max(_SEEDS, court.preset.seeds))
+    cases = [
+        {**cell.case, "rates": [rate.value], "seed": seed}
+        for cell, rate in zip(cells, rates, strict=True)
+        for seed in seeds
+    ]
+    found = [ap for (ap,) in court.measure_each(average_precision_of, cases, seconds=seconds)]
+    return [found[first : first + len(seeds)] for first in range(0, len(found), len(seeds))]
 
 
 @dataclasses.dataclass(frozen=True)
