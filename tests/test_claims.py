@@ -200,7 +200,7 @@ def test_rounds_that_differ_by_more_than_the_margin_decide_nothing():
     for deviation, doubted in ((0.01, False), (0.2, True)):
         times = times_with(deviation)
         found = [
-            throughput._evidence("bigger-is-faster", "", times[512], times[32]),
+            throughput._evidence("bigger-is-faster", "", times[64], times[32]),
             alignment._evidence(
                 [times[size] for size in alignment.SIZES],
                 "powers-of-two-beat-tens",
@@ -233,6 +233,12 @@ def test_rounds_of_addresses_that_differ_by_more_than_the_margin_decide_nothing(
 def test_a_few_disturbed_rounds_are_not_what_rounds_differ_by():
     assert restless([0.5, 0.01, 0.0, -0.01, 0.02, -0.6], math.log(1.05)) == ()
     assert restless((), math.log(1.05)) == ()
+
+
+def test_rounds_that_differ_decide_on_an_effect_that_is_far_larger():
+    apart = [-0.1, 0.0, 0.1] * 5
+    for effect, doubted in ((0.3, True), (0.4, False), (-0.4, False), (-0.3, True)):
+        assert bool(restless([effect + one for one in apart], math.log(1.05))) == doubted
 
 
 def test_throughput_that_grows_and_throughput_that_does_not():

@@ -13,6 +13,8 @@ from tfbatch.estimators.first_hit import StepsToTarget
 
 Table = Mapping[int, Sequence[float]]
 """A value of each seed at each batch size, or other candidate."""
+_CLEAR = 3.0
+"""An effect so many times what rounds differ by is more than other work on the machine."""
 
 
 def differences(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
@@ -226,7 +228,8 @@ def _mean(values: Sequence[float]) -> float:
 def restless(effects: Sequence[float], margin: float) -> tuple[str, ...]:
     """Why rounds of timing decide nothing: they differ by more than what matters.
 
-    Their median distance from their median counts, which a few disturbed rounds do not change.
+    Their median distance from their median counts, which a few disturbed rounds do not change. An
+    effect that exceeds what matters by three times as much is no work of such rounds.
 
     Args:
         effects: A log ratio of seconds for each round.
@@ -236,7 +239,7 @@ def restless(effects: Sequence[float], margin: float) -> tuple[str, ...]:
         return ()
     middle = statistics.median(effects)
     apart = statistics.median(abs(effect - middle) for effect in effects)
-    if apart <= margin:
+    if apart <= margin or abs(middle) > margin + _CLEAR * apart:
         return ()
     return (
         f"rounds of timing differ by {math.expm1(apart):.1%}, more than the margin of "

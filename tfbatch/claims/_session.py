@@ -87,7 +87,7 @@ by ever so little. 10: what was read before the first evaluation was a line from
 model, runs that diverged were at rest, a metric that does not change oscillated by its rounding,
 and plain descent that diverged counted as descent that never lowers the loss. 11: a claim about
 every case stayed open where another case than the first one refuted it, and rounds of timing that
-differ by more than the margin decided.
+differ by more than the margin decided on effects of that size.
 """
 LONGEST_STEP_SECONDS = 2.0
 """Batch sizes from the first one on whose step takes longer are not timed."""
