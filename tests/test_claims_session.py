@@ -166,6 +166,17 @@ def test_a_card_that_fails_decides_the_exit_code_and_leaves_its_traceback_in_the
     assert (f"error: a card failed, with its traceback in {tmp_path}" in err) == bool(code)
 
 
+def test_a_card_that_fails_is_a_warning_in_python(tmp_path, monkeypatch):
+    def failing(request, objects, *, progress, stop_requested):
+        card = Ends("B", (FAILING,), after=0, error=ValueError("math domain error"))
+        return hold(tmp_path, [card], (FAILING,))[0]
+
+    monkeypatch.setattr(_try_claims, "run_court", failing)
+    with pytest.warns(RuntimeWarning, match="A card failed: math domain error"):
+        found = tfbatch.try_claims("mlp", "digits", run_dir=tmp_path, verbose=0)
+    assert isinstance(found.failure, ValueError)
+
+
 def test_evidence_of_another_machine_is_found_anew(tmp_path):
     card = Card("A", (ONE,))
     for machine in ("CPU", "GPU", "GPU"):
@@ -354,14 +365,17 @@ def test_ctrl_c_in_python_asks_the_session_to_end_once_cards_run(tmp_path, monke
         if opened:
             progress.on_begin()
         signal.raise_signal(signal.SIGINT)
-        return stop_requested()
+        asked.append(stop_requested())
+        return hold(tmp_path, [Card("A", (ONE,))], (ONE,))[0]
 
+    asked: list[bool] = []
     monkeypatch.setattr(_try_claims, "run_court", interrupted)
     ask = functools.partial(tfbatch.try_claims, "small_cnn", "digits", run_dir=tmp_path / "run")
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         opened = True
-        assert ask(verbose=0) is True
+        ask(verbose=0)
+        assert asked == [True]
         opened = False
         with pytest.raises(KeyboardInterrupt):
             ask(verbose=0)

@@ -178,6 +178,7 @@ def test_a_case_that_fails_by_the_number_of_cases_alone_decides_nothing():
     found = in_every_case([holds, holds, barely, holds])
     assert (found.word, found.label) == ("INCONCLUSIVE", "")
     assert found.reason == "it is not shown in each of 4 comparisons"
+    assert found.p_value == pytest.approx(4 * barely.p_value)
     draws = np.random.default_rng(1).normal(0.0, 1.0, (1000, 4, FULL))
     words = [
         in_every_case([judge(list(row), kind="threshold", margin=0.0) for row in cases]).word

@@ -285,6 +285,8 @@ def _note_of_choice(
     """An interval for one comparison decided upon beforehand does not allow for a choice."""
     if (rows and RECOMMENDED not in rows) or not (first.fresh and others):
         return []
+    if first.failed:  # by the search's score: what fails on a fresh seed was never verified
+        return []
     return [
         f"{first.trial.trial} was picked among {len(others) + 2} by the same scores: this interval "
         "does not allow for that. That of the run's answer does (tfbatch report)."

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,7 +113,8 @@ def try_claims(
 
     Returns:
         A verdict on each claim with its evidence; verdicts.json and verdicts.html in the run folder
-        hold the same. Ctrl-C while cards run ends the run and returns the verdicts so far.
+        hold the same. Ctrl-C while cards run ends the run and returns the verdicts so far. What a
+        card has failed by is its `failure`, and a RuntimeWarning.
 
     Raises:
         InputError: Something asked for cannot be used; nothing was trained.
@@ -159,7 +161,10 @@ def try_claims(
     progress = progress_lines(verbose)
     with python_interrupt(_announce) as stop:
         progress.on_begin = stop.keep
-        return run_court(request, objects, progress=progress, stop_requested=stop)
+        found = run_court(request, objects, progress=progress, stop_requested=stop)
+    if found.failure:
+        warnings.warn(f"A card failed: {found.failure}", RuntimeWarning, stacklevel=2)
+    return found
 
 
 def run_court(

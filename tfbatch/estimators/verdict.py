@@ -188,7 +188,8 @@ def in_every_case(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict on a claim about every case: it holds only if all do, and fails if one does.
 
     Its figures are those of the case that fails most clearly or holds least clearly; where neither
-    is shown, of the smallest mean among those that do not hold.
+    is shown, of the smallest mean among those that do not hold. The p-value is that of failing in
+    one of so many cases, unless it holds.
 
     Args:
         verdicts: On each case, at least one.
@@ -205,7 +206,10 @@ def in_every_case(verdicts: Sequence[Verdict]) -> Verdict:
     if count == 1 or shown.reason not in ("", _OPEN):  # a doubt, or too few pairs
         return shown
     reason = f"it is not shown in each of {count} comparisons"
-    return dataclasses.replace(shown, word="INCONCLUSIVE", label="", reason=reason)
+    among = shown.p_value if math.isnan(shown.p_value) else min(1.0, count * shown.p_value)
+    return dataclasses.replace(
+        shown, word="INCONCLUSIVE", label="", reason=reason, p_value=among
+    )
 
 
 def pairs_needed(deviation: float, margin: float) -> int | None:
