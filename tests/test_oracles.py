@@ -149,6 +149,31 @@ def test_a_space_of_one_configuration_is_asked_once(name):
     assert asked.propose() is None
 
 
+@EACH
+def test_a_listed_switch_of_one_value_leaves_one_configuration(name):
+    sgd = {"name": "sgd", "momentum": 0.9, "nesterov": [True]}
+    space = make_space(**ONE_NUMBER | {"base_learning_rate": 0.1, "optimizer": sgd})
+    asked = Asked(name, space, initial_trials=1)
+    values = asked.propose()
+
+    assert values is not None
+    assert space.configuration(values).optimizer.arguments["nesterov"] is True
+    asked.tell(1.0)
+    assert asked.propose() is None
+
+
+@EACH
+def test_true_and_false_are_both_asked_for(name):
+    sgd = {"name": "sgd", "momentum": 0.9, "nesterov": [True, False]}
+    space = make_space(**ONE_NUMBER | {"base_learning_rate": 0.1, "optimizer": sgd})
+    asked = Asked(name, space, initial_trials=2)
+    found = [values["optimizer_nesterov"] for values in proposals(asked, space, 2)]
+
+    assert {type(value) for value in found} == {bool}
+    assert set(found) == {True, False}
+    assert asked.propose() is None
+
+
 @pytest.mark.quick_cases("grid", "random", "sobol")
 @EACH
 def test_many_equally_bad_scores_do_not_end_a_search(name):

@@ -86,7 +86,7 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
         return self._first
 
     def _proposal(self, trial_id: str) -> dict[str, Any]:
-        if not self.hyperparameters.space:  # one configuration, nothing to model
+        if not self._nonfixed_space():  # one configuration, nothing to model
             return self._drawn()
         if self.known is not None:
             return self._repeat(self.known)
