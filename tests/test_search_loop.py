@@ -19,6 +19,7 @@ from search_fixtures import (
     make_runner,
     open_folder,
     outcome,
+    runner_of,
     small_derive,
 )
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -34,11 +35,13 @@ from tfbatch.run_folder.journal import Journal
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.loop import Search
 from tfbatch.search.progress import Progress
+from tfbatch.search.rehearsal import RehearsedEngine
 from tfbatch.search.serial_engine import SerialEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError
 from tfbatch.search.verification import Verification
 from tfbatch.seeds import derive_seed
+from tfbatch.training.devices import Devices
 from tfbatch.trial.finished_trial import read_row
 
 UNTRAINED = 2.3
@@ -373,6 +376,65 @@ def test_a_search_whose_first_three_trials_fail_ends_with_the_last_message(tmp_p
     with pytest.raises(SearchError, match=message):
         run(tmp_path, trainer, make_config(max_trials=8))
     assert [spec.trial for spec in trainer.ran] == ["baseline", "search-0001", "search-0002"]
+
+
+def run_side_by_side(path, config, outcome, *, seconds, workers=4):
+    """The trials of a search on workers whose seconds pass on a clock of their own."""
+    engine = RehearsedEngine(Devices("CPU", (), workers, 1), seconds, outcome)
+    with open_folder(path) as folder:
+        runner = runner_of(folder, engine)
+        Search(
+            config,
+            baseline=BASELINE,
+            space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
+            runner=runner,
+            clock=SearchClock(None),
+            seed=7,
+            untrained=UNTRAINED,
+            progress=Progress(None),
+        ).run(stop_requested=lambda: False)
+        return runner.trials
+
+
+def test_sizes_that_lack_memory_at_once_do_not_end_what_trains_beside_them(tmp_path):
+    trials = run_side_by_side(
+        tmp_path,
+        Listed(512, 256, 128, 64, 16, 32).searched(),
+        oom_from(64),
+        seconds=lambda spec: 1.0 if spec.configuration.batch_size >= 64 else 100.0,
+    )
+
+    assert [t.status for t in trials] == ["oom"] * 4 + ["completed"] * 3
+    assert {t.configuration.batch_size for t in trials[4:]} == {16, 32}
+
+
+def test_a_search_whose_first_trials_lacked_memory_can_be_resumed(tmp_path):
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, oom_from(16))
+        for number, size in enumerate((64, 64), start=1):
+            other = Configuration(batch_size=size, base_learning_rate=0.1 * number)
+            runner.run(runner.spec(f"search-{number:04d}", "search", number, other))
+        runner.run(runner.spec("baseline", "baseline", 3, BASELINE))
+    trials = run(tmp_path, Trainer(), make_config(max_trials=5, **SMALL))
+
+    assert [t.status for t in trials[:6]] == ["oom"] * 3 + ["completed"] * 3
+    assert {t.configuration.batch_size for t in trials[3:6]} == {16}
+
+
+@pytest.mark.parametrize("baseline", ["completed", "error"])
+def test_trials_that_fail_before_the_baseline_has_ended_do_not_end_a_search(tmp_path, baseline):
+    """Whether the model can be trained at all, the baseline says."""
+
+    def train(spec):
+        return outcome(spec, status=baseline if spec.trial == "baseline" else "error")
+
+    arguments: dict[str, Any] = {"seconds": lambda s: 9.5 if s.trial == "baseline" else 1.0}
+    if baseline == "completed":
+        trials = run_side_by_side(tmp_path, make_config(max_trials=40), train, **arguments)
+        assert [t.status for t in trials].count("error") == 40
+        return
+    with pytest.raises(SearchError, match=r"first 3 trials, .*\(error\):\nthe error of baseline"):
+        run_side_by_side(tmp_path, make_config(max_trials=40), train, **arguments)
 
 
 def test_a_search_that_only_diverges_is_not_given_up(tmp_path):

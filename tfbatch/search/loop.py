@@ -45,6 +45,9 @@ from tfbatch.trial.trials import Trials
 
 HOPELESS_AFTER = 3
 """A search whose first trials all fail is ended: the model cannot be trained."""
+RESULTS = ("completed", "diverged", "oom")
+"""Of what can be trained. One that lacked memory says something of its size, and the search goes on
+with smaller ones while there are some."""
 TEACHES_NOTHING = ("killed",)
 """A process that ended for an unknown reason says nothing of its configuration."""
 
@@ -202,7 +205,7 @@ class Search:
         most, in_parts = self._config.max_trials, self._config.oracle.in_parts
         self._is_cut = False
         while not self._ended and (in_parts or self._tried < most):
-            name = f"search-{self._next:04d}"
+            name = _name(self._next)
             known = self._trials.find(name)
             if known is None and (stop_requested() or not self._another_fits()):
                 self._is_cut = True
@@ -462,13 +465,19 @@ class Search:
         return statistics.median(costs) if costs else 1.0
 
     def _end_if_hopeless(self) -> None:
-        trials = self._trials
-        if len(trials) >= HOPELESS_AFTER and all(
-            trial.status not in ("completed", "diverged") for trial in trials
-        ):
+        """Judges by the trials that begin first: of several workers' the first to end failed.
+
+        Raises:
+            SearchError: They all failed.
+        """
+        if any(trial.status in RESULTS for trial in self._trials):
+            return
+        names = [BASELINE, *map(_name, range(1, HOPELESS_AFTER))]
+        first = [trial for trial in self._trials if trial.trial in names]
+        if len(first) == HOPELESS_AFTER:
             raise SearchError(
-                f"The first {len(trials)} trials, the baseline among them, all failed; the last "
-                f"one ({trials[-1].status}):\n{trials[-1].message}"
+                f"The first {HOPELESS_AFTER} trials, the baseline among them, all failed; the last "
+                f"one ({first[-1].status}):\n{first[-1].message}"
             )
 
     def _announce(self) -> None:
@@ -509,6 +518,11 @@ class Search:
 def _whole(rounds: Sequence[float]) -> int:
     """Rounds of a verification of which nothing is missing."""
     return next((number for number, missing in enumerate(rounds) if missing), len(rounds))
+
+
+def _name(number: int) -> str:
+    """That of the search's trials."""
+    return f"search-{number:04d}"
 
 
 def _numbered_seed(seed: int, number: int) -> int:
