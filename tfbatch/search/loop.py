@@ -201,7 +201,9 @@ class Search:
         if not self._next:
             self._next = 1
             seed = derive_seed(self._seed, BASELINE)
-            yield self._runner.spec(BASELINE, "baseline", seed, self._baseline)
+            baseline = self._runner.spec(BASELINE, "baseline", seed, self._baseline)
+            self._running[BASELINE] = baseline
+            yield baseline
         most, in_parts = self._config.max_trials, self._config.oracle.in_parts
         self._is_cut = False
         while not self._ended and (in_parts or self._tried < most):
@@ -367,12 +369,14 @@ class Search:
         """The same in trainings of the baseline.
 
         A first round is taken to have as many candidates as there may be: the search finds them.
+        Before any trial has completed so are all rounds: several workers begin trials then.
         """
         rounds = self._verification().missing_trainings()
         done = _whole(rounds)
         if not done:
             most = float(self._config.confirmation.batch_sizes + 2)  # the baseline twice
-            rounds = [max(one, most) for one in rounds]
+            planned = rounds or [0.0] * self._config.confirmation.seeds
+            rounds = [max(one, most) for one in planned]
         if done < len(rounds) and self._trainings.fits(rounds[done], spent=spent):
             return self._trainings.verification_reserve(filter(None, rounds))
         return float(done)  # trainings as long as the baseline's
@@ -393,8 +397,8 @@ class Search:
         return self._chance.known() if self._chance else None
 
     def _finished(self, trial: FinishedTrial) -> None:
+        self._running.pop(trial.trial)
         if trial.trial != BASELINE:
-            self._running.pop(trial.trial)
             self._tell(trial)
         if trial.score is not None:
             self._scores.append(trial.score)
