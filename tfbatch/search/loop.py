@@ -551,14 +551,16 @@ def told_score(
 
     A diverged trial, one out of memory, one that hung and one that raised are results: they teach
     the oracle to stay away. They count as no better than the untrained model and any trial so far.
-    (KerasTuner accepts an infinite score, and its Gaussian process then fails.)
+    (KerasTuner accepts an infinite score, and its Gaussian process then fails; Optuna refuses one.)
+    Where nothing is known, it is the worse end of what an accuracy or an error rate can be.
 
     Args:
         score: The trial's score, or None.
         objective: The objective.
-        untrained: Its value before any training.
+        untrained: Its value before any training; NaN where the metric has none then.
         others: Scores of the completed trials so far.
     """
     if score is not None:
         return score
-    return objective.worst([untrained, *others])
+    known = [value for value in (untrained, *others) if math.isfinite(value)]
+    return objective.worst(known or [0.0, 1.0])
