@@ -336,6 +336,21 @@ def test_a_search_with_no_batch_size_that_fits_ends(tmp_path):
     assert len(trials) <= 4
 
 
+@pytest.mark.parametrize("sizes", [[32], [16, 32, 64]])
+def test_a_model_too_large_for_memory_ends_no_search_at_a_size_that_has_fitted(tmp_path, sizes):
+    """Its builder asks for a width, say; and a search that is stopped goes on as it would have."""
+    config, ends = make_config(max_trials=6, batch_size=sizes), {"search-0002": "oom"}
+    whole = run(tmp_path / "whole", Trainer(ends), config)
+    for place in (3, 4, 6):
+        folder, trainer = tmp_path / f"stopped-{place}", Trainer(ends)
+        begun = trainer.ran
+        run(folder, trainer, config, stop_requested=lambda n=place, b=begun: len(b) >= n)
+        assert content(run(folder, trainer, config)) == content(whole)
+
+    searched = [t for t in whole if t.phase == "search"]
+    assert [t.status for t in searched] == ["completed", "oom"] + ["completed"] * 4
+
+
 def test_the_wall_of_another_kind_of_device_does_not_count(tmp_path):
     trainer = oom_from(32)
 
