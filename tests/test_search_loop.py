@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 import types
 from typing import Any
 
@@ -49,9 +50,11 @@ SMALL: dict[str, Any] = {"schedules": [{"name": "constant"}], "warmup_fraction":
 """A space of two dimensions, where the Bayesian oracle is quick."""
 
 
-def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: False):
+def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: False, said=None):
     """One session as tfbatch.search.session runs it; returns what is in the journal after it."""
-    clock = clock or SearchClock(None)
+    clock, progress = clock or SearchClock(None), Progress(None)
+    if said is not None:
+        progress.say = said.append
     with open_folder(path) as folder:
         runner = make_runner(folder, trainer)
         search = Search(
@@ -62,7 +65,7 @@ def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: Fal
             clock=clock,
             seed=seed,
             untrained=UNTRAINED,
-            progress=Progress(None),
+            progress=progress,
         )
         try:
             search.run(stop_requested=stop_requested)
@@ -372,6 +375,26 @@ def test_a_killed_trial_teaches_the_oracle_nothing_and_is_not_run_again(tmp_path
     assert told == [t.score for t in searched if t.score is not None]
     run(tmp_path, trainer := Trainer(), make_config(max_trials=8))
     assert trainer.ran == []
+
+
+def test_a_baseline_whose_process_was_killed_is_trained_again_without_its_line(tmp_path):
+    """It is in the journal, so that later sessions have nothing to compare with."""
+    config, said = make_config(max_trials=3), []
+    first = run(tmp_path, Trainer({"baseline": "killed"}), config, said=said)
+    assert not any("same command trains it again" in line for line in said), "it has just ended"
+    run(tmp_path, Trainer(), config, said=said)
+    assert any(re.search(r"Remove its line from trials\.jsonl, and the same", one) for one in said)
+
+    journal = tmp_path / "trials.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if '"trial": "baseline"' not in line))
+    trials = run(tmp_path, Trainer(), config, said=said)
+
+    assert trials.find("baseline").status == "completed"
+    searched = [content([t for t in ts if t.phase == "search"]) for ts in (first, trials)]
+    assert searched[0] == searched[1]
+    chosen = choose_candidates(trials, batch_sizes=2)
+    assert "baseline" in [candidate.key for candidate in chosen]
 
 
 def test_a_failed_baseline_does_not_end_a_search(tmp_path):

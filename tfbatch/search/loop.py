@@ -28,7 +28,7 @@ from tfbatch.oracles import (
     Told,
 )
 from tfbatch.request.search_config import SearchConfig
-from tfbatch.run_folder.files import OPEN_TRIALS
+from tfbatch.run_folder.files import JOURNAL, OPEN_TRIALS
 from tfbatch.schema import Named
 from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.open_trials import OpenTrials
@@ -488,6 +488,13 @@ class Search:
         done = self._trials.of_phase("search").configurations()
         if self._trials:
             self._progress.say(f"Continuing: {len(self._trials)} trials are in the journal.")
+            baseline = self._trials.find(BASELINE)
+            if baseline is not None and baseline.status in TEACHES_NOTHING:
+                self._progress.say(
+                    "The baseline's process ended for an unknown reason, so that nothing is "
+                    f"compared with it. Remove its line from {JOURNAL}, and the same command "
+                    "trains it again."
+                )
             if self._open_trials.is_damaged:
                 self._progress.say(
                     f"{OPEN_TRIALS} cannot be read: what ran when the run was stopped may be "
