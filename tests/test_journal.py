@@ -10,10 +10,18 @@ import sys
 
 import pandas as pd
 import pytest
+from search_fixtures import BASELINE, finished
 
 from tfbatch.errors import RunFolderError
 from tfbatch.run_folder import journal as journal_module
-from tfbatch.run_folder.journal import SCHEMA_VERSION, Journal, decode_row, encode_row
+from tfbatch.run_folder.journal import (
+    SCHEMA_VERSION,
+    Journal,
+    decode_row,
+    encode_row,
+    read_rows,
+)
+from tfbatch.trial.finished_trial import read_row
 
 ROWS = [
     {"trial": "baseline", "score": 0.1 + 0.2, "status": "completed", "message": ""},
@@ -75,13 +83,37 @@ def test_a_last_line_torn_at_any_byte_is_cut_off_and_can_be_written_again(path):
     start = content.rstrip(b"\n").rfind(b"\n") + 1
     assert len(content) - start > 50
 
-    for end in range(start, len(content)):
+    for end in range(start, len(content) - 1):
         path.write_bytes(content[:end])
         journal = Journal(path)
         assert journal.rows == ROWS[:2], f"torn after byte {end}"
         assert path.read_bytes() == content[:start], f"torn after byte {end}"
         journal.append(ROWS[2])
         assert path.read_bytes() == content, f"torn after byte {end}"
+
+
+@pytest.mark.parametrize("after", [b"", b" ", b"\r"])
+def test_a_last_line_that_lacks_its_end_alone_is_kept(path, after):
+    """As an editor leaves it with which another line was removed."""
+    content = write(path, ROWS)
+    path.write_bytes(content[:-1] + after)
+    assert read_rows(path) == ROWS
+    assert path.read_bytes() == content[:-1] + after, "reading changes nothing"
+
+    journal = Journal(path)
+    assert journal.rows == ROWS
+    assert path.read_bytes() == content[:-1] + after + b"\n"
+    journal.append({"trial": "search-0003"})
+    assert Journal(path).rows == [*ROWS, {"trial": "search-0003"}]
+
+
+@pytest.mark.parametrize("rest", [b"7", b'"trial"', b"{}", b'["trial", "schema_version"]', b"\xff"])
+def test_a_rest_that_is_no_row_is_cut_off(path, rest):
+    content = write(path, ROWS)
+    path.write_bytes(content + rest)
+
+    assert read_rows(path) == Journal(path).rows == ROWS
+    assert path.read_bytes() == content
 
 
 DAMAGE = {
@@ -149,6 +181,17 @@ def test_non_finite_numbers_survive_in_a_file_of_strict_json(path):
     assert math.isnan(read["nan"])
     assert (read["up"], read["down"], read["number"]) == (math.inf, -math.inf, 1.5)
     assert decode_row(encode_row({"x": -math.inf})) == {"x": -math.inf}
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan"])
+def test_a_text_of_the_models_that_names_no_number_stays_one(path, text):
+    configuration = BASELINE.model_copy(update={"model": {"norm": text, "order": 2}})
+    row = {**finished("search-0001", configuration).row, "message": text, "metric_loss": math.inf}
+    Journal(path).append(row)
+
+    (read,) = read_rows(path)
+    assert read == Journal(path).rows[0] == row
+    assert read_row(read).configuration.model == {"norm": text, "order": 2}
 
 
 def test_pandas_reads_the_file(path):

@@ -64,7 +64,8 @@ while (kills < 40 or torn < 3) and kills < 400:
     assert [row["trial"] for row in rows] == [f"search-{n:06d}" for n in range(len(rows))]
     assert all(row["message"] == message(n) for n, row in enumerate(rows))
     assert len(rows) > announced, "an announced row is lost"
-    assert path.read_bytes() == content[: content.rfind(b"\\n") + 1]
+    whole = content[: content.rfind(b"\\n") + 1]
+    assert path.read_bytes() in (whole, content + b"\\n")  # its end alone may be missing
     if len(rows) > 8:
         path.unlink()
         announced = -1

@@ -286,17 +286,19 @@ def test_the_sentence_on_the_best_is_made_when_its_batch_size_changes(monkeypatc
     assert made == [1]
 
 
-def test_a_trial_is_replayed_with_the_memory_that_was_known_when_it_ended():
+def test_a_trial_is_replayed_with_the_memory_that_was_known_when_it_began():
+    """That of 128 began before that of 64 had ended; where 32 has fitted, 16 is no wall."""
     sizes = ((64, "oom"), (32, "completed"), (128, "oom"), (16, "oom"), (8, "completed"))
+    sizes += ((64, "completed"), (512, "diverged"), (32, "oom"))
     trials = [
         finished(str(n), BASELINE.model_copy(update={"batch_size": size}), status=status)
         for n, (size, status) in enumerate(sizes)
     ]
     found = trials_of(*trials).memory_walls_before()
 
-    assert found == dict(zip("01234", [None, 64, 64, 64, 16], strict=True))
-    for number, trial in enumerate(trials):
-        assert found[trial.trial] == trials_of(*trials[:number]).memory_wall("CPU")
+    walls = [trials_of(*trials[:number]).memory_wall("CPU") for number in range(len(trials))]
+    assert walls == [None, 64, 64, 64, 64, 64, 128, None]
+    assert found == dict(zip("01234567", [None, 64, None, 64, 64, None, None, None], strict=True))
 
 
 @pytest.mark.parametrize("objective", [LOSS, ACCURACY])

@@ -9,12 +9,14 @@ import sys
 from typing import Any
 
 import keras_tuner
+import numpy as np
 import pytest
 from search_fixtures import loss_of, make_space
 
 from tfbatch import oracles
 from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.oracles import ORACLES, Premises, Prices, Proposal, Told, make_settings
+from tfbatch.oracles._bayesian import SpreadBayesianOracle
 
 WHOLE = [name for name in ORACLES.names() if not ORACLES.load(name).Settings.in_parts]
 """Those that propose whole trainings alone; test_trunks.py and test_hyperband.py have others."""
@@ -130,6 +132,46 @@ def test_an_exhausted_space_is_told_apart_from_a_proposal(name):
     assert asked.propose() is None
 
 
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize("name", ["random", "bayesian"])
+def test_the_last_of_many_configurations_is_found(name, seed):
+    """Drawn blindly: KerasTuner gives up after 20 draws of what was tried."""
+    rates = [0.001 * 2.0**k for k in range(8)]
+    sizes = [8, 16, 32, 64, 128]
+    space = make_space(**ONE_NUMBER | {"base_learning_rate": rates, "batch_size": sizes})
+    asked = Asked(name, space, seed=seed, initial_trials=41)
+    found = proposals(asked, space, 40)
+
+    pairs = {(values["batch_size"], values["base_learning_rate"]) for values in found}
+    assert pairs == set(itertools.product(sizes, rates))
+    assert asked.propose() is None
+
+
+def test_a_whole_number_at_the_end_of_its_range_stays_in_it():
+    """Where the optimizer over the Gaussian process ends at its bound, which is exactly 1."""
+    hp = keras_tuner.HyperParameters()
+    hp.Int("units", 8, 256, sampling="log")
+    hp.Fixed("kind", "mlp")
+    hp.Int("filters", 1, 64, sampling="reverse_log")
+    hp.Int("layers", 1, 3)
+    hp.Float("rate", 0.001, 0.1, sampling="log")
+    oracle = SpreadBayesianOracle(
+        objective=keras_tuner.Objective("score", "min"),
+        hyperparameters=hp,
+        num_initial_points=2,
+        seed=1,
+    )
+    ends = {"units": (8, 256), "filters": (1, 64), "layers": (1, 3), "rate": (0.001, 0.1)}
+
+    for end, share in enumerate((np.zeros(4), np.ones(4))):
+        values = oracle._vector_to_values(share)
+        assert values.pop("kind") == "mlp"
+        assert values == {name: pytest.approx(both[end]) for name, both in ends.items()}
+    between = np.full(4, 0.7)
+    plain = keras_tuner.oracles.BayesianOptimizationOracle._vector_to_values(oracle, between)
+    assert oracle._vector_to_values(between) == plain
+
+
 @EACH
 def test_fewer_configurations_than_initial_trials_are_each_asked_once(name):
     space = make_space(**ONE_NUMBER | {"base_learning_rate": 0.1, "batch_size": [16, 32, 64]})
@@ -146,6 +188,31 @@ def test_a_space_of_one_configuration_is_asked_once(name):
 
     assert asked.propose() == {}, "the one configuration, which has no values"
     asked.tell(1.0)
+    assert asked.propose() is None
+
+
+@EACH
+def test_a_listed_switch_of_one_value_leaves_one_configuration(name):
+    sgd = {"name": "sgd", "momentum": 0.9, "nesterov": [True]}
+    space = make_space(**ONE_NUMBER | {"base_learning_rate": 0.1, "optimizer": sgd})
+    asked = Asked(name, space, initial_trials=1)
+    values = asked.propose()
+
+    assert values is not None
+    assert space.configuration(values).optimizer.arguments["nesterov"] is True
+    asked.tell(1.0)
+    assert asked.propose() is None
+
+
+@EACH
+def test_true_and_false_are_both_asked_for(name):
+    sgd = {"name": "sgd", "momentum": 0.9, "nesterov": [True, False]}
+    space = make_space(**ONE_NUMBER | {"base_learning_rate": 0.1, "optimizer": sgd})
+    asked = Asked(name, space, initial_trials=2)
+    found = [values["optimizer_nesterov"] for values in proposals(asked, space, 2)]
+
+    assert {type(value) for value in found} == {bool}
+    assert set(found) == {True, False}
     assert asked.propose() is None
 
 
@@ -357,6 +424,23 @@ def test_a_search_of_two_workers_replayed_goes_on_as_if_it_had_not_been_stopped(
 
     whole = session([])
     assert session(whole[:6]) == whole
+
+
+def test_a_bound_that_was_found_beside_a_first_trial_costs_no_other_its_place():
+    """The largest of the first four may be begun before another one has lacked memory."""
+    space = make_space(**ONE_NUMBER | {"batch_size": [16, 32, 64, 128]})
+
+    def session(known, bounds):
+        asked, found = Asked("bayesian", space, initial_trials=8), []
+        for number in range(6):
+            values = known[number] if number < len(known) else None
+            found.append(asked.propose(known=values, bound=bounds.get(number, math.inf)))
+            asked.tell(loss_of(space.configuration(found[-1])))
+        return found
+
+    whole = session([], {})
+    largest = max(range(4), key=lambda number: whole[number]["batch_size"])
+    assert session(whole[:4], {largest: whole[largest]["batch_size"]}) == whole
 
 
 @EACH

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 import types
 from typing import Any
 
@@ -19,6 +20,7 @@ from search_fixtures import (
     make_runner,
     open_folder,
     outcome,
+    runner_of,
     small_derive,
 )
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -34,11 +36,13 @@ from tfbatch.run_folder.journal import Journal
 from tfbatch.search.clock import FINISHING_SECONDS, SearchClock
 from tfbatch.search.loop import Search
 from tfbatch.search.progress import Progress
+from tfbatch.search.rehearsal import RehearsedEngine
 from tfbatch.search.serial_engine import SerialEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trial_runner import InterruptedTrialError
 from tfbatch.search.verification import Verification
 from tfbatch.seeds import derive_seed
+from tfbatch.training.devices import Devices
 from tfbatch.trial.finished_trial import read_row
 
 UNTRAINED = 2.3
@@ -46,9 +50,11 @@ SMALL: dict[str, Any] = {"schedules": [{"name": "constant"}], "warmup_fraction":
 """A space of two dimensions, where the Bayesian oracle is quick."""
 
 
-def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: False):
+def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: False, said=None):
     """One session as tfbatch.search.session runs it; returns what is in the journal after it."""
-    clock = clock or SearchClock(None)
+    clock, progress = clock or SearchClock(None), Progress(None)
+    if said is not None:
+        progress.say = said.append
     with open_folder(path) as folder:
         runner = make_runner(folder, trainer)
         search = Search(
@@ -59,7 +65,7 @@ def run(path, trainer, config, *, seed=7, clock=None, stop_requested=lambda: Fal
             clock=clock,
             seed=seed,
             untrained=UNTRAINED,
-            progress=Progress(None),
+            progress=progress,
         )
         try:
             search.run(stop_requested=stop_requested)
@@ -333,6 +339,21 @@ def test_a_search_with_no_batch_size_that_fits_ends(tmp_path):
     assert len(trials) <= 4
 
 
+@pytest.mark.parametrize("sizes", [[32], [16, 32, 64]])
+def test_a_model_too_large_for_memory_ends_no_search_at_a_size_that_has_fitted(tmp_path, sizes):
+    """Its builder asks for a width, say; and a search that is stopped goes on as it would have."""
+    config, ends = make_config(max_trials=6, batch_size=sizes), {"search-0002": "oom"}
+    whole = run(tmp_path / "whole", Trainer(ends), config)
+    for place in (3, 4, 6):
+        folder, trainer = tmp_path / f"stopped-{place}", Trainer(ends)
+        begun = trainer.ran
+        run(folder, trainer, config, stop_requested=lambda n=place, b=begun: len(b) >= n)
+        assert content(run(folder, trainer, config)) == content(whole)
+
+    searched = [t for t in whole if t.phase == "search"]
+    assert [t.status for t in searched] == ["completed", "oom"] + ["completed"] * 4
+
+
 def test_the_wall_of_another_kind_of_device_does_not_count(tmp_path):
     trainer = oom_from(32)
 
@@ -356,6 +377,26 @@ def test_a_killed_trial_teaches_the_oracle_nothing_and_is_not_run_again(tmp_path
     assert trainer.ran == []
 
 
+def test_a_baseline_whose_process_was_killed_is_trained_again_without_its_line(tmp_path):
+    """It is in the journal, so that later sessions have nothing to compare with."""
+    config, said = make_config(max_trials=3), []
+    first = run(tmp_path, Trainer({"baseline": "killed"}), config, said=said)
+    assert not any("same command trains it again" in line for line in said), "it has just ended"
+    run(tmp_path, Trainer(), config, said=said)
+    assert any(re.search(r"Remove its line from trials\.jsonl, and the same", one) for one in said)
+
+    journal = tmp_path / "trials.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if '"trial": "baseline"' not in line))
+    trials = run(tmp_path, Trainer(), config, said=said)
+
+    assert trials.find("baseline").status == "completed"
+    searched = [content([t for t in ts if t.phase == "search"]) for ts in (first, trials)]
+    assert searched[0] == searched[1]
+    chosen = choose_candidates(trials, batch_sizes=2)
+    assert "baseline" in [candidate.key for candidate in chosen]
+
+
 def test_a_failed_baseline_does_not_end_a_search(tmp_path):
     trials = run(tmp_path, Trainer({"baseline": "oom"}), make_config(max_trials=3))
 
@@ -373,6 +414,65 @@ def test_a_search_whose_first_three_trials_fail_ends_with_the_last_message(tmp_p
     with pytest.raises(SearchError, match=message):
         run(tmp_path, trainer, make_config(max_trials=8))
     assert [spec.trial for spec in trainer.ran] == ["baseline", "search-0001", "search-0002"]
+
+
+def run_side_by_side(path, config, outcome, *, seconds, workers=4):
+    """The trials of a search on workers whose seconds pass on a clock of their own."""
+    engine = RehearsedEngine(Devices("CPU", (), workers, 1), seconds, outcome)
+    with open_folder(path) as folder:
+        runner = runner_of(folder, engine)
+        Search(
+            config,
+            baseline=BASELINE,
+            space=SearchSpace(config.space, num_examples=NUM_EXAMPLES),
+            runner=runner,
+            clock=SearchClock(None),
+            seed=7,
+            untrained=UNTRAINED,
+            progress=Progress(None),
+        ).run(stop_requested=lambda: False)
+        return runner.trials
+
+
+def test_sizes_that_lack_memory_at_once_do_not_end_what_trains_beside_them(tmp_path):
+    trials = run_side_by_side(
+        tmp_path,
+        Listed(512, 256, 128, 64, 16, 32).searched(),
+        oom_from(64),
+        seconds=lambda spec: 1.0 if spec.configuration.batch_size >= 64 else 100.0,
+    )
+
+    assert [t.status for t in trials] == ["oom"] * 4 + ["completed"] * 3
+    assert {t.configuration.batch_size for t in trials[4:]} == {16, 32}
+
+
+def test_a_search_whose_first_trials_lacked_memory_can_be_resumed(tmp_path):
+    with open_folder(tmp_path) as folder:
+        runner = make_runner(folder, oom_from(16))
+        for number, size in enumerate((64, 64), start=1):
+            other = Configuration(batch_size=size, base_learning_rate=0.1 * number)
+            runner.run(runner.spec(f"search-{number:04d}", "search", number, other))
+        runner.run(runner.spec("baseline", "baseline", 3, BASELINE))
+    trials = run(tmp_path, Trainer(), make_config(max_trials=5, **SMALL))
+
+    assert [t.status for t in trials[:6]] == ["oom"] * 3 + ["completed"] * 3
+    assert {t.configuration.batch_size for t in trials[3:6]} == {16}
+
+
+@pytest.mark.parametrize("baseline", ["completed", "error"])
+def test_trials_that_fail_before_the_baseline_has_ended_do_not_end_a_search(tmp_path, baseline):
+    """Whether the model can be trained at all, the baseline says."""
+
+    def train(spec):
+        return outcome(spec, status=baseline if spec.trial == "baseline" else "error")
+
+    arguments: dict[str, Any] = {"seconds": lambda s: 9.5 if s.trial == "baseline" else 1.0}
+    if baseline == "completed":
+        trials = run_side_by_side(tmp_path, make_config(max_trials=40), train, **arguments)
+        assert [t.status for t in trials].count("error") == 40
+        return
+    with pytest.raises(SearchError, match=r"first 3 trials, .*\(error\):\nthe error of baseline"):
+        run_side_by_side(tmp_path, make_config(max_trials=40), train, **arguments)
 
 
 def test_a_search_that_only_diverges_is_not_given_up(tmp_path):

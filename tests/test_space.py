@@ -372,6 +372,8 @@ def test_a_rule_and_an_optimizer_are_searched_like_a_schedule():
     for values in sampled(space, 20):
         configuration = space.configuration(values)
         assert configuration.scaling_rule.arguments == {"alpha": values["scaling_rule_alpha"]}
+        assert type(configuration.optimizer.arguments["nesterov"]) is bool  # 1 is refused
+        assert small_derive(configuration).optimizer["nesterov"] in (True, False)
         assert space.values(configuration) == values
 
 
@@ -531,6 +533,26 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"space": {"optimizer": {"name": "sgd", "momentum": []}}},
         r"space: .*must not be empty",
     ),
+    "an argument of the model without a value": (
+        {"space": {"model": {"norm": None}}},
+        r"space: model: norm: every value must be .*Received: None\. .*leave `norm` out",
+    ),
+    "arguments of the model with and without a value": (
+        {"space": {"model": {"norm": [None, "batch"]}}},
+        r"space: model: norm: every value must be .*Received: \[None, 'batch'\]\. In place of null",
+    ),
+    "arguments of the model of two kinds": (
+        {"space": {"model": {"units": [1, True]}}},
+        r"space: model: units: .* all of one kind\. Received: \[1, True\]",
+    ),
+    "lists as arguments of the model": (
+        {"space": {"model": {"units": [[8, 16], [32]]}}},
+        r"space: model: units: every value must be .*Received: \[\[8, 16\], \[32\]\]",
+    ),
+    "an infinite argument of the model": (
+        {"space": {"model": {"norm": [1.0, float("inf")]}}},
+        r"space: model: norm: every value must be a finite number.*Received: \[1\.0, inf\]",
+    ),
     "unknown rule": (
         {"space": {"scaling_rule": "square"}},
         r"space: Unknown scaling rule `square`\. Did you mean `square_root`\?",
@@ -678,6 +700,40 @@ def test_values_that_the_user_lists_take_the_place_of_the_builders():
 
     assert [p.name for p in space.hyperparameters().space].count("model_units") == 1
     assert models_of(space) == {(("units", 64),), (("units", 256),)}
+
+
+def test_whole_numbers_among_fractions_reach_the_builder_as_fractions():
+    """KerasTuner refuses a choice between numbers of two types."""
+    for listed in ([0, 0.25, 0.5], [0.25, 0, 0.5], [0, 1.0]):
+        found = [dict(model)["rate"] for model in models_of(model_space(asked=[], rate=listed))]
+        assert {type(value) for value in found} == {float}
+        assert set(found) == set(listed)
+
+
+@pytest.mark.parametrize("listed", [[False, True], [True, False, True], [True], [False, False]])
+@pytest.mark.parametrize("asked", [[], None], ids=["not asked", "asked"])
+def test_listed_switches_reach_the_builder_as_true_and_false(listed, asked):
+    """KerasTuner makes whole numbers of them, which are others in a journal and in HParams."""
+    space = model_space({"kind": "deep", "units": 64}, asked=asked, dropout=listed)
+    found = [dict(model)["dropout"] for model in models_of(space)]
+
+    assert {type(value) for value in found} == {bool}
+    assert set(found) == set(listed)
+    assert space.parameter_names() == ["schedule_cooldown"]
+    assert set(space.model_choices()["model_dropout"]) == set(listed)
+    (declared,) = (p for p in space.hyperparameters().space if p.name == "model_dropout")
+    assert declared.default is listed[0]
+
+
+def test_a_switch_of_a_schedule_is_true_or_false():
+    space = make_space(
+        schedules=[{"name": "one_cycle", "cycle_momentum": [False, True]}], warmup_fraction=0.0
+    )
+    configurations = [space.configuration(values) for values in sampled(space, 20)]
+    found = [c.schedule.arguments["cycle_momentum"] for c in configurations]
+
+    assert {type(value) for value in found} == {bool}
+    assert set(found) == {True, False}
 
 
 def test_a_range_of_the_users_is_whole_numbers_where_the_builder_asks_for_these():

@@ -10,11 +10,13 @@ from search_fixtures import (
     TOTAL_EXAMPLES,
     Trainer,
     finished,
+    loss_of,
     make_config,
     make_request_of,
     make_runner,
     open_folder,
     outcome,
+    runner_of,
     trials_of,
 )
 
@@ -24,9 +26,11 @@ from tfbatch.oracles import Part, Prices, Proposal
 from tfbatch.search.clock import SearchClock
 from tfbatch.search.loop import Search
 from tfbatch.search.progress import Progress
+from tfbatch.search.rehearsal import RehearsedEngine
 from tfbatch.search.space import SearchSpace
 from tfbatch.search.trainings import Trainings
 from tfbatch.search.verification import Verification
+from tfbatch.training.devices import Devices
 
 IN_EXAMPLES = Trainings(Prices(), BASELINE, TOTAL_EXAMPLES, 10.0)
 IN_SECONDS = dataclasses.replace(IN_EXAMPLES, prices=Prices({32: 0.004, 64: 0.006}))
@@ -67,10 +71,10 @@ def test_parts_of_one_training_are_one_configuration():
     assert trials.configurations() == 3  # trunk, larger, faster
 
 
-def session(path, trainer, config, *, limit, verified=True):
+def session(path, trainer, config, *, limit, verified=True, engine=None):
     """A search and its verification within a budget; the trials and the budget."""
     with open_folder(path) as folder:
-        runner = make_runner(folder, trainer)
+        runner = runner_of(folder, engine) if engine else make_runner(folder, trainer)
         search = Search(
             config,
             baseline=BASELINE,
@@ -102,6 +106,21 @@ def test_a_budget_is_kept_and_leaves_something_to_verify(tmp_path, limit):
     assert phases.count("baseline") == 1
     assert phases.count("confirmation") >= (3 if limit >= 7 else 0)
     assert len(trials) > limit - 4, "a trial, or a round, would have fitted"
+
+
+@pytest.mark.parametrize(("workers", "limit"), [(2, 2.0), (2, 7.0), (8, 3.0), (8, 10.0)])
+def test_a_budget_is_kept_while_the_baseline_trains_beside_others(tmp_path, workers, limit):
+    """Its training is paid for from its beginning on, and a round of four is kept by then."""
+    engine = RehearsedEngine(
+        Devices("CPU", (), workers, 1),
+        lambda spec: 100.0 if spec.phase == "baseline" else 1.0,
+        lambda spec: outcome(spec, loss=loss_of(spec.configuration, spec.seed)),
+    )
+    config = make_config(max_trials=99)
+    trials = session(tmp_path, None, config, limit=limit, engine=engine)
+
+    assert limit - 4 < len(trials) <= limit
+    assert [t.phase for t in trials].count("confirmation") >= (3 if limit >= 7 else 0)
 
 
 def test_a_larger_budget_goes_on(tmp_path):

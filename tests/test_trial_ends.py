@@ -51,6 +51,18 @@ def test_a_trial_without_a_score_is_told_as_no_better_than_untrained_or_any_othe
     assert told_score(None, objective=objective, untrained=untrained, others=others) == told
 
 
+@pytest.mark.parametrize("untrained", [math.nan, math.inf, -math.inf])
+def test_what_is_told_is_finite_where_the_untrained_metric_is_not(untrained):
+    """Such as a precision or a correlation, which is 0 / 0 before any training."""
+
+    def told(objective, others):
+        return told_score(None, objective=objective, untrained=untrained, others=others)
+
+    assert told(LOSS, [1.0, 0.5]) == 1.0
+    assert told(ACCURACY, [0.5, 0.9]) == 0.5
+    assert (told(LOSS, []), told(ACCURACY, [])) == (1.0, 0.0)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_trial_that_ends_with_no_number_has_diverged(value):
     final = final_status(outcome("completed", val_loss=value, loss=1.0), LOSS)

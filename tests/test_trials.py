@@ -60,6 +60,23 @@ def test_memory_is_used_up_on_one_kind_of_device():
     assert TRIALS.memory_wall("NVIDIA H100") is None
 
 
+@pytest.mark.parametrize(
+    ("fitted", "status", "wall"),
+    [
+        (128, "completed", 256),
+        (256, "completed", 512),
+        (300, "diverged", 512),
+        (512, "completed", None),
+        (512, "killed", 256),
+    ],
+)
+def test_a_size_that_has_fitted_is_no_wall(fitted, status, wall):
+    """Of two models with one batch size the larger one may lack memory."""
+    trials = TRIALS.with_one_more(finished("search-0006", at(fitted), status=status))
+
+    assert trials.memory_wall("CPU") == wall
+
+
 def test_one_more_trial_leaves_the_trials_as_they_were():
     more = TRIALS.with_one_more(finished("search-0006", at(8)))
 

@@ -271,6 +271,34 @@ def test_a_heartbeat_ends_a_silence(tmp_path, monkeypatch):
     mailbox.close()
 
 
+def test_a_task_that_stood_still_with_its_parent_was_not_silent(make_slot, monkeypatch):
+    """Ctrl-Z and `fg`, or a scheduler, stop and continue a whole process group."""
+    now, ended = [100.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    slot = make_slot(stall_seconds=60.0)
+    slot.mailbox.clear()
+    slot._future = Future()  # a task runs
+    monkeypatch.setattr(slot, "kill", lambda: ended.append(now[0]))
+
+    def look(*moments):
+        for now[0] in moments:
+            slot.watch()
+
+    look(100.1)
+    now[0] = 100.2
+    slot.mailbox.report(1, 2)
+    look(3000.0, *range(3001, 3040))  # it is continued, and in a long step
+    look(6000.0, *range(6001, 6021))  # once more
+    assert ended == []
+    look(6022)
+    assert ended == [6022], "60 s without a sign of life while it was watched"
+    slot.mailbox.report(1, 3)
+    look(*range(6023, 6083))
+    assert ended == [6022]
+    look(6083)
+    assert ended == [6022, 6083]
+
+
 class _Writes(list):
     """Stands in for a mapped file: takes what is assigned, and gives no one its memory."""
 

@@ -35,6 +35,10 @@ ENGINES = {
 """What trains; "examples" is one worker whose time nobody counts, and whose prices are examples."""
 
 
+_KERAS_TUNERS_COLLISIONS = 20
+"""Draws of what was tried after which it takes a space for exhausted; tfbatch allows more."""
+
+
 def baseline_of(plan: TablePlan) -> Cell:
     """What a user trains with before any search."""
     return Cell(plan.base_batch_size, 0.0, "cosine")
@@ -214,7 +218,7 @@ def random_search(task: Task) -> Oracle:
 
 SEARCHES: Mapping[str, Callable[..., Make]] = {
     "random": lambda: random_search,
-    "keras_tuner_random": lambda **given: ours("random", **given),
+    "keras_tuner_random": lambda: random_of_keras_tuner,
     "keras_tuner_bayesian": lambda: bayesian_of_keras_tuner,
     "keras_tuner_hyperband": lambda: hyperband,
     "optuna_tpe": lambda: optuna_search(halving=False),
@@ -238,14 +242,24 @@ def bayesian_of_keras_tuner(task: Task) -> Oracle:
     """KerasTuner's Gaussian process as it comes."""
     import keras_tuner
 
+    return _of_keras_tuner(keras_tuner.oracles.BayesianOptimizationOracle, task)
+
+
+def random_of_keras_tuner(task: Task) -> Oracle:
+    """KerasTuner's independent draws as they come."""
+    import keras_tuner
+
+    return _of_keras_tuner(keras_tuner.oracles.RandomSearchOracle, task)
+
+
+def _of_keras_tuner(oracle: type[keras_tuner.Oracle], task: Task) -> Oracle:
     from tfbatch.oracles import KerasTunerOracle
 
-    return KerasTunerOracle(
-        keras_tuner.oracles.BayesianOptimizationOracle,
-        task.hyperparameters(),
-        direction=task.direction,
-        seed=task.seed,
+    found = KerasTunerOracle(
+        oracle, task.hyperparameters(), direction=task.direction, seed=task.seed
     )
+    found._oracle._max_collisions = _KERAS_TUNERS_COLLISIONS
+    return found
 
 
 def make_search(name: str, **parameters: Any) -> Make:

@@ -9,11 +9,14 @@ import keras_tuner
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from tfbatch.oracles._keras_tuner import MOST_COLLISIONS
 from tfbatch.oracles._many_points import MOST_POINTS, Array, Points, lowest_bound
 from tfbatch.oracles._spread import spread_points
 
 _RESTARTS = 50
 """Of the optimizer in KerasTuner's Bayesian oracle (a constant there)."""
+_BELOW_ONE = 1 - 1e-9
+"""KerasTuner's whole numbers on a logarithmic scale are too large by one at a share of 1."""
 
 
 class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # type: ignore[misc]
@@ -32,6 +35,7 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
 
     def __init__(self, *, num_initial_points: int, **arguments: object):
         super().__init__(num_initial_points=num_initial_points, **arguments)
+        self._max_collisions = MOST_COLLISIONS
         self.known: dict[str, Any] | None = None
         self._first: list[dict[str, Any]] = []
         self._spread_over: list[str] | None = None
@@ -42,6 +46,9 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
         """The next values, never those of another trial."""
         proposal = self._proposal(trial_id)
         first = self._first_points()
+        if self.known is not None and self.known in first:  # whatever else would be left out now
+            del first[: first.index(self.known) + 1]
+            return {**proposal, "values": dict(self.known)}
         while first and proposal["values"] is not None:
             values = first.pop(0)
             if self.accepts(values) and not self._duplicate(values):
@@ -86,7 +93,7 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
         return self._first
 
     def _proposal(self, trial_id: str) -> dict[str, Any]:
-        if not self.hyperparameters.space:  # one configuration, nothing to model
+        if not self._nonfixed_space():  # one configuration, nothing to model
             return self._drawn()
         if self.known is not None:
             return self._repeat(self.known)
@@ -103,6 +110,15 @@ class SpreadBayesianOracle(keras_tuner.oracles.BayesianOptimizationOracle):  # t
         if proposal["values"] is not None and self._duplicate(proposal["values"]):
             return self._drawn()
         return proposal
+
+    def _vector_to_values(self, vector: Array) -> dict[str, Any]:
+        """KerasTuner's, with whole numbers in their range where the optimizer ends at its bound."""
+        kind = keras_tuner.engine.hyperparameters.Int
+        whole = [isinstance(parameter, kind) for parameter in self._nonfixed_space()]
+        values: dict[str, Any] = super()._vector_to_values(
+            np.where(whole, np.minimum(vector, _BELOW_ONE), vector)
+        )
+        return values
 
     def _enough_completed(self) -> bool:
         completed = [trial for trial in self.trials.values() if trial.status == "COMPLETED"]

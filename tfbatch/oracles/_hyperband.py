@@ -17,9 +17,6 @@ from tfbatch.oracles._oracle import BATCH_SIZE, Part, Proposal, Told, Values
 
 _PARENT = "tuner/trial_id"
 _UNITS = "tuner/epochs"
-_MOST_COLLISIONS = 1000
-"""Draws of what was tried before a space counts as exhausted; with KerasTuner's 20 two of 28 are
-left in every second search."""
 _KILLED = 2
 """A part whose process has ended so often, for whatever reason, counts as failed."""
 _VOID = "tuner/void"
@@ -44,7 +41,6 @@ class _EndlessHyperband(keras_tuner.oracles.HyperbandOracle):  # type: ignore[mi
 
     def __init__(self, max_trials: None = None, **arguments: Any):
         super().__init__(hyperband_iterations=None, **arguments)
-        self._max_collisions = _MOST_COLLISIONS
 
     def vacate(self, trial_id: str) -> None:
         """Gives the place of an open trial to another: a drawn one, or its parent once more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -189,7 +190,7 @@ class Space(Strict):
     @model_validator(mode="after")
     def _rule_and_optimizer(self) -> Space:
         for key, value in self.model.items():
-            as_options(value, where=f"model: {key}")
+            _check_argument(key, value)
         optimizer, rule = self.optimizer, self.rule
         for key, value in optimizer.arguments.items():
             find_option(optimizer.name, key)
@@ -319,6 +320,31 @@ def parameter_options(schedule: Named) -> list[dict[str, object]]:
 def has_own_warmup(schedule: str) -> bool:
     """Whether a schedule begins below its peak, and so takes no warm-up in front of it."""
     return bool(SCHEDULES.load(schedule).Family.own_warmup)
+
+
+def _check_argument(key: str, value: object) -> None:
+    """Refuses an argument of a model's builder that no trial can have.
+
+    Raises:
+        ConfigurationError: A value of another kind than a journal holds, or a list of several.
+    """
+    kinds = set(map(_kind_of, as_options(value, where=f"model: {key}")))
+    if None in kinds or len(kinds) > 1:
+        raise ConfigurationError(
+            f"model: {key}: every value must be a finite number, a text, or true or false, and all "
+            f"of one kind. Received: {value!r}. In place of null give a text that the builder "
+            f"takes for it, or leave `{key}` out."
+        )
+
+
+def _kind_of(value: object) -> str | None:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "number" if math.isfinite(value) else None
+    if isinstance(value, Range):
+        return "number"
+    return "text" if isinstance(value, str) else None
 
 
 def as_range(value: dict[str, object], *, where: str = "range") -> Range:

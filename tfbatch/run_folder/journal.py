@@ -15,13 +15,16 @@ from tfbatch.schema import JsonObject
 SCHEMA_VERSION = 2
 Row: TypeAlias = JsonObject
 """Flat keys and JSON values; non-finite numbers are written as "nan", "inf", "-inf"."""
+_NON_FINITE = ("nan", "inf", "-inf")
+_TEXTS = ("model_", "message")
+"""Keys begin so whose values are as they are written."""
 
 
 class Journal:
     """The journal of one run folder; the folder must be locked.
 
     Opening it repairs nothing but a torn last line, which a killed process can leave: its trial
-    was never announced, so it is cut off and runs again.
+    was never announced, so it is cut off and runs again. One that lacks its end alone gets it.
 
     Args:
         path: The file; made where absent.
@@ -36,9 +39,14 @@ class Journal:
         self._by_trial: dict[str, Row] = {}
         try:
             path.touch()
-            whole = self._load(path.read_bytes())
+            data = path.read_bytes()
+            whole = whole_lines(data)
+            for row in parse_lines(whole, str(path)):
+                self._keep(row)
             with path.open("r+b") as file:
-                file.truncate(whole)
+                file.seek(len(data))
+                file.write(whole[len(data) :])
+                file.truncate(len(whole))
         except OSError as error:
             raise RunFolderError(f"{path} cannot be used: {error}.") from error
 
@@ -71,13 +79,6 @@ class Journal:
         """The row of a trial, or None."""
         return self._by_trial.get(trial)
 
-    def _load(self, data: bytes) -> int:
-        """Reads all whole lines; returns the number of bytes that they take."""
-        whole = data.rfind(b"\n") + 1
-        for row in parse_lines(data[:whole], str(self.path)):
-            self._keep(row)
-        return whole
-
     def _keep(self, row: Row) -> None:
         self.rows.append(row)
         self._by_trial[row["trial"]] = row
@@ -86,7 +87,7 @@ class Journal:
 def read_rows(path: Path) -> list[Row]:
     """Reads a journal without locking or changing it, also while a run appends to it.
 
-    A last line without its end is left out: its trial is being written, or was never announced.
+    A torn last line is left out: its trial is being written, or was never announced.
 
     Raises:
         RunFolderError: The file cannot be read, or a line is damaged.
@@ -95,7 +96,22 @@ def read_rows(path: Path) -> list[Row]:
         data = path.read_bytes()
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error}.") from error
-    return list(parse_lines(data[: data.rfind(b"\n") + 1], str(path)))
+    return list(parse_lines(whole_lines(data), str(path)))
+
+
+def whole_lines(data: bytes) -> bytes:
+    """A journal without a torn last line.
+
+    One that lacks its end alone is whole, and gets it: an editor may have left it out, and a row
+    has its closing brace only when all of it was written.
+    """
+    end = data.rfind(b"\n") + 1
+    try:
+        last = json.loads(data[end:])
+    except ValueError:
+        return data[:end]
+    is_row = isinstance(last, dict) and {"trial", "schema_version"} <= last.keys()
+    return data + b"\n" if is_row else data[:end]
 
 
 def parse_lines(data: bytes, where: str) -> Iterator[Row]:
@@ -141,8 +157,11 @@ def encode_row(row: Row) -> Row:
 
 
 def decode_row(row: Row) -> Row:
-    """The inverse of `encode_row`."""
+    """The inverse of `encode_row`.
+
+    An argument of a model is never non-finite, and may be such a text: a norm is "inf".
+    """
     return {
-        key: float(value) if isinstance(value, str) and value in ("nan", "inf", "-inf") else value
+        key: float(value) if value in _NON_FINITE and not key.startswith(_TEXTS) else value
         for key, value in row.items()
     }

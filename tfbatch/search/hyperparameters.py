@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras_tuner
 
 from tfbatch.request.search_config import Range, as_options, as_range
@@ -23,8 +25,12 @@ def as_searched(value: object) -> object:
 
 
 def as_given(value: object) -> object:
-    """An argument of the model's builder: a whole number stays one."""
-    return as_range(value) if isinstance(value, dict) else value
+    """An argument of the model's builder: a whole number stays one, but in a list of fractions."""
+    if isinstance(value, dict):
+        return as_range(value)
+    if isinstance(value, list | tuple) and any(isinstance(option, float) for option in value):
+        return as_searched(value)
+    return value
 
 
 def first_of_each(named: Named) -> Named:
@@ -52,5 +58,15 @@ def declare(hp: keras_tuner.HyperParameters, name: str, searched: object) -> Non
     if isinstance(searched, Range):
         hp.Float(name, searched.min, searched.max, sampling=searched.sampling)
     elif isinstance(searched, list | tuple):
-        numeric = not isinstance(searched[0], str | bool)
-        hp.Choice(name, list(searched), ordered=numeric)
+        if isinstance(searched[0], bool):  # of these a KerasTuner choice makes 0 and 1
+            _declare_switch(hp, name, searched)
+        else:
+            hp.Choice(name, list(searched), ordered=not isinstance(searched[0], str))
+
+
+def _declare_switch(hp: keras_tuner.HyperParameters, name: str, searched: Sequence[object]) -> None:
+    """Declares true and false, the first one of the list as the default; or one of them alone."""
+    if len(set(searched)) > 1:
+        hp.Boolean(name, default=searched[0])
+    else:
+        hp.Fixed(name, searched[0])

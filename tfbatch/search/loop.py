@@ -28,7 +28,7 @@ from tfbatch.oracles import (
     Told,
 )
 from tfbatch.request.search_config import SearchConfig
-from tfbatch.run_folder.files import OPEN_TRIALS
+from tfbatch.run_folder.files import JOURNAL, OPEN_TRIALS
 from tfbatch.schema import Named
 from tfbatch.search.clock import SearchClock, side_by_side
 from tfbatch.search.open_trials import OpenTrials
@@ -45,6 +45,9 @@ from tfbatch.trial.trials import Trials
 
 HOPELESS_AFTER = 3
 """A search whose first trials all fail is ended: the model cannot be trained."""
+RESULTS = ("completed", "diverged", "oom")
+"""Of what can be trained. One that lacked memory says something of its size, and the search goes on
+with smaller ones while there are some."""
 TEACHES_NOTHING = ("killed",)
 """A process that ended for an unknown reason says nothing of its configuration."""
 
@@ -198,11 +201,13 @@ class Search:
         if not self._next:
             self._next = 1
             seed = derive_seed(self._seed, BASELINE)
-            yield self._runner.spec(BASELINE, "baseline", seed, self._baseline)
+            baseline = self._runner.spec(BASELINE, "baseline", seed, self._baseline)
+            self._running[BASELINE] = baseline
+            yield baseline
         most, in_parts = self._config.max_trials, self._config.oracle.in_parts
         self._is_cut = False
         while not self._ended and (in_parts or self._tried < most):
-            name = f"search-{self._next:04d}"
+            name = _name(self._next)
             known = self._trials.find(name)
             if known is None and (stop_requested() or not self._another_fits()):
                 self._is_cut = True
@@ -364,12 +369,14 @@ class Search:
         """The same in trainings of the baseline.
 
         A first round is taken to have as many candidates as there may be: the search finds them.
+        Before any trial has completed so are all rounds: several workers begin trials then.
         """
         rounds = self._verification().missing_trainings()
         done = _whole(rounds)
         if not done:
             most = float(self._config.confirmation.batch_sizes + 2)  # the baseline twice
-            rounds = [max(one, most) for one in rounds]
+            planned = rounds or [0.0] * self._config.confirmation.seeds
+            rounds = [max(one, most) for one in planned]
         if done < len(rounds) and self._trainings.fits(rounds[done], spent=spent):
             return self._trainings.verification_reserve(filter(None, rounds))
         return float(done)  # trainings as long as the baseline's
@@ -390,8 +397,8 @@ class Search:
         return self._chance.known() if self._chance else None
 
     def _finished(self, trial: FinishedTrial) -> None:
+        self._running.pop(trial.trial)
         if trial.trial != BASELINE:
-            self._running.pop(trial.trial)
             self._tell(trial)
         if trial.score is not None:
             self._scores.append(trial.score)
@@ -462,19 +469,32 @@ class Search:
         return statistics.median(costs) if costs else 1.0
 
     def _end_if_hopeless(self) -> None:
-        trials = self._trials
-        if len(trials) >= HOPELESS_AFTER and all(
-            trial.status not in ("completed", "diverged") for trial in trials
-        ):
+        """Judges by the trials that begin first: of several workers' the first to end failed.
+
+        Raises:
+            SearchError: They all failed.
+        """
+        if any(trial.status in RESULTS for trial in self._trials):
+            return
+        names = [BASELINE, *map(_name, range(1, HOPELESS_AFTER))]
+        first = [trial for trial in self._trials if trial.trial in names]
+        if len(first) == HOPELESS_AFTER:
             raise SearchError(
-                f"The first {len(trials)} trials, the baseline among them, all failed; the last "
-                f"one ({trials[-1].status}):\n{trials[-1].message}"
+                f"The first {HOPELESS_AFTER} trials, the baseline among them, all failed; the last "
+                f"one ({first[-1].status}):\n{first[-1].message}"
             )
 
     def _announce(self) -> None:
         done = self._trials.of_phase("search").configurations()
         if self._trials:
             self._progress.say(f"Continuing: {len(self._trials)} trials are in the journal.")
+            baseline = self._trials.find(BASELINE)
+            if baseline is not None and baseline.status in TEACHES_NOTHING:
+                self._progress.say(
+                    "The baseline's process ended for an unknown reason, so that nothing is "
+                    f"compared with it. Remove its line from {JOURNAL}, and the same command "
+                    "trains it again."
+                )
             if self._open_trials.is_damaged:
                 self._progress.say(
                     f"{OPEN_TRIALS} cannot be read: what ran when the run was stopped may be "
@@ -511,6 +531,11 @@ def _whole(rounds: Sequence[float]) -> int:
     return next((number for number, missing in enumerate(rounds) if missing), len(rounds))
 
 
+def _name(number: int) -> str:
+    """That of the search's trials."""
+    return f"search-{number:04d}"
+
+
 def _numbered_seed(seed: int, number: int) -> int:
     return derive_seed(seed, "search seed", number)
 
@@ -533,14 +558,16 @@ def told_score(
 
     A diverged trial, one out of memory, one that hung and one that raised are results: they teach
     the oracle to stay away. They count as no better than the untrained model and any trial so far.
-    (KerasTuner accepts an infinite score, and its Gaussian process then fails.)
+    (KerasTuner accepts an infinite score, and its Gaussian process then fails; Optuna refuses one.)
+    Where nothing is known, it is the worse end of what an accuracy or an error rate can be.
 
     Args:
         score: The trial's score, or None.
         objective: The objective.
-        untrained: Its value before any training.
+        untrained: Its value before any training; NaN where the metric has none then.
         others: Scores of the completed trials so far.
     """
     if score is not None:
         return score
-    return objective.worst([untrained, *others])
+    known = [value for value in (untrained, *others) if math.isfinite(value)]
+    return objective.worst(known or [0.0, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import collections
 import dataclasses
 import functools
 import statistics
@@ -17,6 +18,9 @@ from tfbatch.run_folder.reader import read_settings
 from tfbatch.trial.finished_trial import BASELINE, FinishedTrial, read_row
 from tfbatch.trial.objective import Objective
 from tfbatch.trial.outcome import Phase
+
+_FITTED = ("completed", "diverged")
+"""Ends of trials whose batch had room in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,21 +192,30 @@ class Trials(Sequence[FinishedTrial]):
         return statistics.median(seconds) if seconds else 0.0
 
     def memory_wall(self, device: str) -> int | None:
-        """The smallest batch size at which memory was used up on a kind of device, or None."""
-        sizes = (
-            t.configuration.batch_size for t in self if t.status == "oom" and t.device == device
-        )
-        return min(sizes, default=None)
+        """The smallest batch size at which memory was used up on a kind of device, or None.
+
+        One that has fitted there, or a smaller one, is no wall: a larger model was the reason, or
+        what else took the memory.
+        """
+        memory = _Memory()
+        for trial in self:
+            if trial.device == device:
+                memory.add(trial)
+        return memory.walls[-1]
 
     def memory_walls_before(self) -> dict[str, int | None]:
-        """For each trial by its name, the wall on its device as it was known when it ended."""
-        walls: dict[str, int] = {}
+        """For each trial by its name, the wall on its device as it was known when it began.
+
+        The trials are in the order of their ends: what ended before one may have begun beside it.
+        So it is the last wall that the trial lies below.
+        """
+        memory = collections.defaultdict[str, _Memory](_Memory)
         found: dict[str, int | None] = {}
         for trial in self:
-            found[trial.trial] = walls.get(trial.device)
-            if trial.status == "oom":
-                size = trial.configuration.batch_size
-                walls[trial.device] = min(walls.get(trial.device, size), size)
+            here, size = memory[trial.device], trial.configuration.batch_size
+            walls = reversed(here.walls)
+            found[trial.trial] = next(wall for wall in walls if wall is None or size < wall)
+            here.add(trial)
         return found
 
     @functools.cached_property
@@ -230,3 +243,31 @@ class Trials(Sequence[FinishedTrial]):
 
     def _part(self, trials: Iterable[FinishedTrial]) -> Trials:
         return Trials(trials, objective=self.objective, total_examples=self.total_examples)
+
+
+@dataclasses.dataclass
+class _Memory:
+    """What trials have shown of the memory of a kind of device, in the order of their ends.
+
+    Attributes:
+        fitted: The largest batch size that has fitted.
+        failed: Those at which memory was used up.
+        walls: The smallest one above what has fitted, as it was after each change; None for none.
+    """
+
+    fitted: int = 0
+    failed: set[int] = dataclasses.field(default_factory=set)
+    walls: list[int | None] = dataclasses.field(default_factory=lambda: [None])
+
+    def add(self, trial: FinishedTrial) -> None:
+        """One more has ended."""
+        size = trial.configuration.batch_size
+        if trial.status == "oom":
+            self.failed.add(size)
+        elif trial.status in _FITTED and size > self.fitted:
+            self.fitted = size
+        else:
+            return
+        wall = min((one for one in self.failed if one > self.fitted), default=None)
+        if wall != self.walls[-1]:
+            self.walls.append(wall)

@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -45,6 +46,10 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": os.environ.get("OPENBLAS_NUM_THREADS", "1"),
     "TF_CPP_MIN_LOG_LEVEL": _log_level(os.environ.get("TF_CPP_MIN_LOG_LEVEL")),
 }
+
+
+_UNWATCHED_SECONDS = 10.0
+"""Where a slot was not watched for so long, this process stood still, or did something else."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +144,7 @@ class Slot:
         self._executor: Any = None
         self._future: Future[Any] | None = None
         self._silent_for: float | None = None
+        self._watched_at, self._unwatched = time.monotonic(), 0.0
         self.started = 0
 
     @property
@@ -159,6 +165,7 @@ class Slot:
         """Begins a task in the slot's process, which is started if there is none."""
         self.mailbox.clear()
         self._silent_for = None
+        self._watched_at, self._unwatched = time.monotonic(), 0.0
         self._kills = kernel_kills()
         self._log_size = self._start.log.stat().st_size if self._start.log.exists() else 0
         try:
@@ -171,10 +178,23 @@ class Slot:
 
     def watch(self) -> None:
         """Ends the process if its task has been silent for too long."""
-        silence = self.mailbox.silence()
+        silence = self._watched_silence()
         if self._future and silence > self._stall_seconds:
             self._silent_for = self._silent_for or silence
             self.kill()  # again: a process that is only begun has no ID yet
+
+    def _watched_silence(self) -> float:
+        """Seconds since the last heartbeat, but those in which nobody looked.
+
+        Ctrl-Z stops the workers with this process, and so does a scheduler that suspends a job.
+        """
+        now, silence = time.monotonic(), self.mailbox.silence()
+        passed, self._watched_at = now - self._watched_at, now
+        unwatched = 0.0 if silence <= passed else self._unwatched  # there was a heartbeat since
+        if passed > _UNWATCHED_SECONDS:
+            unwatched = min(unwatched + passed, silence)
+        self._unwatched = unwatched
+        return silence - unwatched
 
     def result(self) -> Any:
         """Waits for the task and returns its result, or raises its exception.
