@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(8 * 10, 6))
 Y = RANDOM.integers(0, 3, size=8 * 10)
 WEIGHTS = RANDOM.uniform(0.1, 3.0, size=8 * 10)
+NO_ZEROS = np.maximum(Y, 1)  # micro-batches ignore equally many, none
 LOSS = "sparse_categorical_crossentropy"
 
 
@@ -373,6 +376,16 @@ def test_without_trainable_weights_training_goes_on_as_keras_does():
     assert int(optimizer.iterations) == 0
 
 
+def ignoring():
+    """Keras divides by the number of targets that are not ignored, of each micro-batch."""
+    return {"loss": keras.losses.SparseCategoricalCrossentropy(ignore_class=0)}
+
+
+def ignoring_by_a_function():
+    loss = functools.partial(keras.losses.sparse_categorical_crossentropy, ignore_class=0)
+    return {"loss": loss}
+
+
 def mean_of_weights():
     return {"loss": keras.losses.SparseCategoricalCrossentropy(reduction="mean_with_sample_weight")}
 
@@ -383,8 +396,10 @@ def mean_of_weights():
         (network, {"gradient_accumulation_steps": 2}, {}, (X, Y), "accumulates gradients already"),
         (masked, {}, {"loss": "mse"}, (X[..., None], X[..., None]), "output is masked"),
         (network, {}, mean_of_weights(), (X, Y, WEIGHTS), "mean_with_sample_weight"),
+        (network, {}, ignoring(), (X, NO_ZEROS), r"give sample weights .* ignore_class=0\."),
+        (network, {}, ignoring_by_a_function(), (X, NO_ZEROS), r"Received: ignore_class=0\."),
     ],
-    ids=["twice", "mask", "weights"],
+    ids=["twice", "mask", "weights", "ignored", "ignored by a function"],
 )
 def test_what_would_not_be_exact_is_refused(build, optimizer, compiled, data, message):
     with pytest.raises(InputError, match=message):

@@ -17,6 +17,7 @@ import pytest
 import tensorflow as tf
 from absl import logging
 from processes import run_warm, wait_until
+from several_optimizers import several_optimizers
 from sklearn.datasets import load_digits
 
 from tfbatch.callbacks import AdaptiveBatchSize, BatchSizeScheduler, GradientNoiseScale
@@ -391,12 +392,13 @@ def test_the_map_from_updates_to_examples_is_that_of_counting(seed):
     assert float(schedule._examples(seed, numbers)) == begins[seed]
 
 
-def gradient_minus_one(rate, **compiled):
+def gradient_minus_one(rate, *, several=False, **compiled):
     """One weight that every update of plain SGD raises by the learning rate."""
     model = keras.Sequential(
         [keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")]
     )
-    model.compile(keras.optimizers.SGD(rate), loss=lambda y, p: -p, **compiled)
+    optimizer = several_optimizers(rate) if several else keras.optimizers.SGD(rate)
+    model.compile(optimizer, loss=lambda y, p: -p, **compiled)
     return model
 
 
@@ -733,8 +735,61 @@ def test_schedules_that_the_adaptive_one_cannot_follow_are_refused():
             callback.dataset(ONES, ONES),
             callback,
         )
+    callback = adaptive(scaling_rule="linear")
+    with pytest.raises(InputError, match=r"rule linear must .* one learning rate to change"):
+        fit(gradient_minus_one(0.5, several=True), callback.dataset(ONES, ONES), callback)
     with pytest.raises(InputError, match="an `estimate`"):
         AdaptiveBatchSize(3.0, max_batch_size=64)
+
+
+@pytest.mark.parametrize("part", ["warm-up", "factors"])
+def test_a_constant_schedule_that_counts_the_examples_of_updates_is_refused_too(part):
+    more = {
+        "warm-up": {"batch_size": 4, "warmup_examples": 30},
+        "factors": {"batch_size": [[0, 4], [50, 8]], "piece_factors": [1.0, 2.0]},
+    }[part]
+    rate = LearningRateInExamples("constant", learning_rate=0.5, total_examples=250, **more)
+    callback = adaptive()
+
+    with pytest.raises(InputError, match="Received: the schedule constant, warmup_examples="):
+        fit(gradient_minus_one(rate), callback.dataset(ONES, ONES), callback)
+
+
+def test_a_schedule_that_counts_updates_is_told_of_where_the_batch_may_grow(monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *parts: told.append(text % parts))
+    rate = keras.optimizers.schedules.CosineDecay(0.5, 9)
+
+    for most in (4, 8):
+        callback = adaptive(1, max_batch_size=most)
+        fit(gradient_minus_one(rate), callback.dataset(ONES, ONES), callback, epochs=1)
+
+    assert len(told) == 1, "a batch of 4 cannot grow to 8 where 4 is the most"
+    assert told[0].startswith("CosineDecay counts updates, of which an epoch has fewer once the")
+
+
+def test_several_optimizers_train_with_a_batch_that_grows_at_constant_rates():
+    callback = adaptive(99, 99, patience=1)
+    model = gradient_minus_one(0.5, several=True)
+
+    history = fit(model, callback.dataset(ONES, ONES), callback, epochs=2).history
+
+    assert history["batch_size"] == [4, 8]
+
+
+def test_another_object_that_begins_anew_tells_the_size_and_the_rate_it_begins_at(monkeypatch):
+    """After keras.callbacks.BackupAndRestore the rate is still multiplied, and the size is not."""
+    told: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda text, *parts: told.append(text % parts))
+    model = gradient_minus_one(0.25)
+    first, second = (adaptive(*[99] * 4, patience=1, scaling_rule="linear") for _ in range(2))
+    fit(model, first.dataset(ONES, ONES), first, epochs=2)
+    assert told == []
+
+    fit(model, second.dataset(ONES, ONES), second, epochs=3, initial_epoch=2)
+
+    (warning,) = told
+    assert "begins anew at epoch 2 with batch size 4, at the learning rate 1." in warning
 
 
 # What Keras does, so that a release that changes it is noticed

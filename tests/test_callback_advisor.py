@@ -10,14 +10,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from several_optimizers import several_optimizers
 
 from tfbatch import device_memory
-from tfbatch.callbacks import Advisor, GradientNoiseScale
+from tfbatch.callbacks import Advisor, BatchSizeScheduler, GradientNoiseScale
+from tfbatch.callbacks import advisor as advisor_file
 from tfbatch.callbacks._advice import TrainingMeasurements, advise
 from tfbatch.callbacks._step_clock import TimedSteps, resized, time_steps
 from tfbatch.estimators.interval import Interval
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.estimators.predicted_batch_size import CAVEAT
+from tfbatch.gradients import SquaredNorms
+from tfbatch.schedules import LearningRateInExamples
 
 COMMAND = "python -m tfbatch.tune --batch_sizes={batch_sizes}"
 NOISE = NoiseScale(1_000.0, Interval(800, 1_250), 1.0, 1_000.0, 30, ())
@@ -325,3 +329,100 @@ def test_peaks_that_hardly_rise_give_no_estimate_of_the_largest_batch():
 
     assert "no estimate beyond it: the peak hardly rose" in advice.lines[2]
     assert "predicted" not in advice.lines[2]
+
+
+def out_of_memory(*_):
+    raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor")
+
+
+def test_memory_that_runs_out_while_steps_are_timed_is_said_and_the_training_goes_on(monkeypatch):
+    monkeypatch.setattr(advisor_file, "time_steps", out_of_memory)
+    advisor = Advisor(verbose=0)
+
+    history = build().fit(*data(64), batch_size=16, epochs=2, callbacks=[advisor], verbose=0)
+
+    assert len(history.history["loss"]) == 2
+    said = "steps of [8, 16, 32, 64] examples cannot be timed (ResourceExhaustedError: OOM when"
+    assert said in advisor.advice.lines[2]
+
+
+def test_memory_that_runs_out_while_the_noise_is_measured_is_said_too(monkeypatch):
+    monkeypatch.setattr(SquaredNorms, "rehearse", out_of_memory)
+    advisor = Advisor(time_steps=False, verbose=0)
+
+    history = build().fit(*data(64), batch_size=16, epochs=2, callbacks=[advisor], verbose=0)
+
+    assert len(history.history["loss"]) == 2
+    assert "cannot be measured: ResourceExhaustedError: OOM when" in advisor.advice.lines[1]
+
+
+def timed_at_once(called):
+    """In place of `time_steps`: notes the sizes."""
+
+    def time_steps(model, batch, sizes):
+        called.append(sizes)
+        return TimedSteps(dict.fromkeys(sizes, 0.01), dict.fromkeys(sizes, 0), None)
+
+    return time_steps
+
+
+def test_a_system_that_does_not_tell_its_memory_gets_the_rest_of_the_advice(monkeypatch):
+    monkeypatch.setattr(device_memory, "resident", lambda: None)
+    monkeypatch.setattr(advisor_file, "time_steps", timed_at_once([]))
+    advisor = Advisor(verbose=0)
+
+    build().fit(*data(64), batch_size=16, callbacks=[advisor], verbose=0)
+
+    assert advisor.advice.lines[2] == (
+        "memory: peak unknown; a step of B=64 ran; no estimate beyond it"
+    )
+    assert "examples/s at B=16" in advisor.advice.lines[0]
+
+
+def warm_up_of_keras():
+    return keras.optimizers.schedules.CosineDecay(0.0, 100, warmup_target=0.1, warmup_steps=4)
+
+
+def warm_up_in_examples():
+    return LearningRateInExamples(
+        "cosine", learning_rate=0.1, batch_size=16, total_examples=6_400, warmup_examples=3_200
+    )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate"),
+    [
+        (lambda: keras.optimizers.SGD(warm_up_of_keras()), ",learning_rate=0.1"),
+        (lambda: keras.optimizers.SGD(warm_up_in_examples()), ",learning_rate=0.1"),
+        (lambda: keras.optimizers.SGD(0.0), ""),
+        (several_optimizers, ""),
+    ],
+    ids=["Keras's warm-up", "warm-up in examples", "zero", "several"],
+)
+def test_the_command_has_the_peak_of_a_schedule_and_no_rate_where_there_is_none(optimizer, rate):
+    """A warm-up begins at 0, which `tune` refuses."""
+    advisor, model = Advisor(time_steps=False, verbose=0), build()
+    model.compile(optimizer(), "mse")
+
+    model.fit(*data(64), batch_size=16, callbacks=[advisor], verbose=0)
+
+    assert f" --baseline=batch_size=16{rate} --batch_sizes" in advisor.advice.command
+
+
+def test_a_batch_size_that_changes_is_that_of_the_epoch_and_is_timed_anew(monkeypatch):
+    called: list[list[int]] = []
+    monkeypatch.setattr(advisor_file, "time_steps", timed_at_once(called))
+    scheduler, advisor = BatchSizeScheduler({0: 16, 1: 64}), Advisor(verbose=0)
+    dataset, lines = scheduler.dataset(*data(128)), []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: lines.append(str(advisor.advice))
+    )
+
+    build().fit(dataset, epochs=3, callbacks=[scheduler, advisor, note], shuffle=False, verbose=0)
+
+    assert "examples/s at B=16" in lines[0]
+    for later in lines[1:]:
+        assert "examples/s at B=64" in later
+        assert "B=16" not in later
+        assert "--baseline=batch_size=64," in later
+    assert called == [[8, 16, 32, 64], [32, 64, 128, 256]]

@@ -80,6 +80,16 @@ def test_a_model_that_takes_no_micro_batch_is_refused_with_the_reason():
         model.fit(x[..., None], y, batch_size=16, callbacks=[GradientNoiseScale()], verbose=0)
 
 
+def test_memory_that_runs_out_ends_a_training_that_asked_for_the_noise_scale(monkeypatch):
+    def full(norms, batch):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor")
+
+    monkeypatch.setattr(SquaredNorms, "__call__", full)
+
+    with pytest.raises(InputError, match="Memory has run out"):
+        linear().fit(*regression(96), callbacks=[GradientNoiseScale(interval=1)], verbose=0)
+
+
 def test_the_instrument_and_the_callback_measure_the_same_norms():
     model = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(6, "tanh"), keras.layers.Dense(1)]
@@ -353,6 +363,25 @@ def test_the_share_holds_where_a_measurement_takes_three_times_what_is_expected(
 
     assert max(shares[60:]) <= 0.03
     assert meter.measurements > 8
+
+
+@pytest.mark.parametrize("part", ["rehearse", "__call__"])
+def test_memory_that_runs_out_in_a_measurement_is_a_reason_with_what_mends_it(monkeypatch, part):
+    def full(machine, batch):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor")
+
+    machine = Machine(monkeypatch)
+    monkeypatch.setattr(Machine, part, full)
+    meter = metered(machine, interval=1)
+
+    machine.train(meter, [40] * 5)
+
+    assert meter.refused == (
+        "The gradient of a micro-batch of 10 examples cannot be measured: ResourceExhaustedError: "
+        "OOM when allocating a tensor. Memory has run out: leave the callback out, or give it more "
+        "`micro_batches`."
+    )
+    assert meter.measurements == 0
 
 
 def test_a_larger_batch_is_measured_more_rarely(monkeypatch):

@@ -8,6 +8,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from several_optimizers import several_optimizers
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util.tensor_util import make_ndarray
@@ -43,6 +44,16 @@ def test_every_fit_is_a_row_with_what_was_chosen_what_follows_and_the_final_metr
     assert values["_status"] == "completed"
     metrics = {m["name"]["tag"]: m["value"] for m in rows["fit-0001"]["metricValues"]}
     assert metrics == pytest.approx({name: history[name][-1] for name in ("loss", "mae")})
+
+
+def test_several_optimizers_have_a_row_without_a_learning_rate(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(several_optimizers(), "mse")
+    model.fit(X, Y, batch_size=4, callbacks=[HParams(tmp_path)], verbose=0)
+
+    (row,) = Backend.of(tmp_path).rows().values()
+    assert row["hparams"]["optimizer"].startswith("multi_optimizer")
+    assert "learning_rate" not in row["hparams"]
 
 
 def test_a_metric_with_a_value_for_each_class_has_no_column(tmp_path):

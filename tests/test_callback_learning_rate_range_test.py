@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from several_optimizers import several_optimizers
 
 from tfbatch.callbacks import LearningRateRangeTest, Throughput
 from tfbatch.errors import InputError
@@ -156,6 +157,49 @@ def test_a_fit_that_raised_leaves_a_model_that_can_be_restored(way, how):
     assert fit(tested, epochs=1).history["loss"] == loss
     assert float(tested.optimizer.learning_rate) == rate
     tested.optimizer.get_config()
+
+
+def equal(first, second):
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_callback_behind_it_that_restores_its_best_weights_leaves_the_model_as_before():
+    """Keras tells it of the end last: the weights are then those of the sweep again."""
+    model = build()
+    model.optimizer.build(model.trainable_variables)
+    before = state(model)
+    best = keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)
+
+    with LearningRateRangeTest(1e-5, 1e-2) as test:
+        fit(model, test, best)
+        assert not equal(before, state(model))
+
+    assert equal(before, state(model))
+    assert len(test.losses) == 200
+
+
+def test_what_is_trained_after_the_test_within_the_with_statement_is_kept():
+    model = build()
+
+    with LearningRateRangeTest(1e-5, 1e-2) as test:
+        fit(model, test)
+        fit(model, epochs=1)
+        trained = state(model)
+
+    assert equal(trained, state(model))
+    assert int(model.optimizer.iterations) == 100
+
+
+def test_several_optimizers_are_refused_and_the_model_is_as_before():
+    """Their rates were not swept, and the losses were read as if they had been."""
+    model = build()
+    model.compile(several_optimizers(0.005), "mse")
+    before = model.get_weights()
+
+    with pytest.raises(InputError, match=r"several learning rates\. Received: MultiOptimizer\."):
+        fit(model, LearningRateRangeTest(1e-5, 1e-2))
+
+    assert equal(before, model.get_weights())
 
 
 def test_an_error_within_the_with_statement_is_passed_on():

@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from keras.regularizers import L2
 from processes import WarmProcess
 from search_fixtures import BASELINE, Trainer, make_runner, open_folder
 
@@ -449,13 +450,12 @@ def test_train_says_that_it_lacks_callbacks_which_were_given_in_python(digits, m
 
 
 def test_a_training_of_a_changed_model_or_another_seed_is_another_one(digits):
-    def builder(activation):
+    def builder(activation="relu", decay=1e-4, rate=0.1):
         def build(input_shape, num_classes):
             inputs = keras.Input(input_shape)
-            hidden = keras.layers.Flatten()(inputs)
-            return keras.Model(
-                inputs, keras.layers.Dense(num_classes, activation=activation)(hidden)
-            )
+            head = keras.layers.Dense(num_classes, activation, kernel_regularizer=L2(decay))
+            block = [keras.Input(input_shape), keras.layers.Flatten(), keras.layers.Dropout(rate)]
+            return keras.Model(inputs, head(keras.Sequential(block)(inputs)))
 
         return Workload(digits, build)
 
@@ -466,11 +466,13 @@ def test_a_training_of_a_changed_model_or_another_seed_is_another_one(digits):
         seed=1,
         configuration=SPEC.configuration,
     )
-    first = single._identity(config, builder("relu"))
+    first = single._identity(config, builder())
 
-    assert single._identity(config, builder("relu")) == first
+    assert single._identity(config, builder()) == first
     assert single._identity(config, builder("tanh")) != first
-    assert single._identity(config.model_copy(update={"seed": 2}), builder("relu")) != first
+    assert single._identity(config, builder(decay=1e-2)) != first
+    assert single._identity(config, builder(rate=0.5)) != first
+    assert single._identity(config.model_copy(update={"seed": 2}), builder()) != first
 
 
 def test_a_state_of_another_shape_is_refused_and_the_model_is_left_as_it_was(tmp_path):

@@ -20,6 +20,7 @@ from tfbatch.command_line.running import parse_arguments
 from tfbatch.errors import InputError
 from tfbatch.models import MODELS, check_model_name
 from tfbatch.models._normalization import NORMALIZATIONS, group_count, normalized
+from tfbatch.training.evaluation import hash_of_settings
 from tfbatch.training.model_builder import check_arguments, find_model_builder, own_parameters
 from tfbatch.training.structure import structure_key
 
@@ -116,6 +117,19 @@ def depth(model):
             (longest[id(tensor)] for tensor in before), default=0
         ) + isinstance(layer, layers.Conv2D | layers.Dense)
     return longest[id(model.output)]
+
+
+@pytest.mark.quick_cases("mlp", "small_cnn")
+@EACH
+def test_two_builds_of_a_model_have_one_hash_of_all_settings(name):
+    """Otherwise a training that was killed would not find its checkpoint."""
+    found = set()
+    for _ in range(2):
+        with keras.StatelessScope(initialize_variables=False):
+            found.add(hash_of_settings(build(name, CIFAR)))
+    keras.utils.clear_session(free_memory=False)
+
+    assert len(found) == 1
 
 
 @EACH

@@ -70,5 +70,9 @@ def test_the_steps_of_an_optimizer_that_accumulates_are_those_that_the_schedule_
         warnings.simplefilter("always")
         model.fit(X, X, batch_size=6, epochs=2, verbose=0, callbacks=[DivergenceGuard()])
 
-    found = [str(w.message) for w in caught if "ends after update 3 of 4" in str(w.message)]
+    found = [str(w.message) for w in caught if "ends after micro-step 3 of 4" in str(w.message)]
     assert len(found) == (0 if steps_before else 1)
+    for message in found:
+        assert "reads it at each of the gradient_accumulation_steps=4 of an update" in message
+        assert "the examples of one micro-step" in message
+        assert "4 times as many (epochs x steps per epoch) as total_examples" in message

@@ -12,7 +12,7 @@ import tfbatch.translate
 from tfbatch.answer.best_learning_rates import brackets_of, exponent_of
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.optimizers import OPTIMIZERS
+from tfbatch.optimizers import OPTIMIZERS, roles_of
 from tfbatch.run_folder.folder import RunFolder
 from tfbatch.schema import Named
 
@@ -303,3 +303,47 @@ def test_what_may_be_off_may_be_given_as_none():
     found = translate(32, 64, optimizer="adam", optimizer_arguments={"weight_decay": None})
 
     assert found.find("weight_decay") is None
+
+
+def test_the_decay_of_averaged_weights_keeps_its_half_life_in_examples():
+    found = translate(256, 1024, optimizer="adamw", optimizer_arguments={"ema_momentum": 0.999})
+
+    assert found.find("ema_momentum").before == 0.999
+    assert found.find("ema_momentum").after == pytest.approx(0.999**4)
+    for value in (1.0, True, "0.9"):
+        with pytest.raises(InputError, match=r"`ema_momentum` of adamw must be in \[0, 1\)"):
+            translate(256, 1024, optimizer="adamw", optimizer_arguments={"ema_momentum": value})
+    with pytest.raises(InputError, match="`ema_half_life_fraction` is a timescale"):
+        translate(
+            *(256, 1024), optimizer="adamw", optimizer_arguments={"ema_half_life_fraction": 0.1}
+        )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
+def test_adam_sde_is_named_where_it_says_something_of_the_optimizer_alone(optimizer):
+    """Adagrad's epsilon and the betas of Lion were said to follow a rule that they do not have."""
+    found = translate(32, 128, optimizer=optimizer)
+
+    named = {one.name for one in found.changes if "adam_sde" in one.formula}
+    roles = roles_of(optimizer)
+    moved = ("first_moment", "second_moment", "epsilon", "squared_epsilon")
+    has_it = "second_moment" in roles.values()
+    assert named == {name for name, role in roles.items() if has_it and role in moved}
+    sources = {one.name for one in found.changes if "2205.10287" in one.source}
+    assert sources - {"learning_rate"} == named
+
+
+def test_a_weight_decay_has_no_end_that_a_rule_without_a_word_on_it_gives():
+    """It reached down to the 0.004 that adam_sde leaves as it is, which no line said."""
+    found = translate(256, 1024, optimizer="adamw", learning_rate=3e-4).find("weight_decay")
+
+    assert (found.low, found.high) == (pytest.approx(0.008), pytest.approx(0.016))
+
+
+def test_a_count_is_printed_with_all_of_its_digits():
+    found = translate(1024, 256, steps=1_234_567, learning_rate=0.123456789)
+
+    shown = str(found)
+    assert "4,938,268" in shown
+    assert "1,234,567" in shown
+    assert "0.123457" in shown

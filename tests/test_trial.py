@@ -19,7 +19,12 @@ from tfbatch.errors import InputError, RecordError, RunFolderError
 from tfbatch.exporters._trial import read_curves
 from tfbatch.pipeline import PreparedData
 from tfbatch.schema import Named
-from tfbatch.training.evaluation import evaluate_weights, measure_untrained, save_model
+from tfbatch.training.evaluation import (
+    evaluate_weights,
+    hash_of_settings,
+    measure_untrained,
+    save_model,
+)
 from tfbatch.training.model_builder import find_model_builder
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.trial import fit, run_trial
@@ -337,6 +342,43 @@ def test_the_models_hash_changes_with_the_model_and_with_nothing_else(digits, wo
 
     assert again == first
     assert len({first, *others}) == 3
+
+
+def small_model(*, decay=1e-4, rate=0.1, units=3, policy="float32", of_two=True):
+    """A regularizer, a nested model, a wrapped layer, a lambda, and a layer without get_config."""
+
+    class Own(keras.layers.Layer):
+        def __init__(self, *parts):
+            super().__init__()
+            self.parts = list(parts)
+
+        def call(self, x):
+            return self.parts[0](x)
+
+    layers = keras.layers
+    inputs = keras.Input((4, 2))
+    block = keras.Sequential([keras.Input((4, 2)), layers.Dropout(rate), layers.Dense(2)])
+    hidden = layers.TimeDistributed(layers.Dense(units))(block(inputs))
+    hidden = layers.Bidirectional(layers.LSTM(2, recurrent_dropout=rate / 2))(hidden)
+    hidden = Own(layers.Dense(2, activation="relu"))(hidden)
+    hidden = layers.Lambda(lambda x: 2 * x)(keras.ops.relu(hidden))
+    if of_two:
+        hidden = layers.Add()([hidden, hidden])
+    outputs = layers.Dense(2, kernel_regularizer=keras.regularizers.L2(decay), dtype=policy)(hidden)
+    return keras.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"decay": 1e-2}, {"rate": 0.2}, {"units": 4}, {"policy": "mixed_bfloat16"}, {"of_two": False}],
+    ids=["regularizer", "nested", "wrapped", "dtype", "layers"],
+)
+def test_the_hash_of_all_settings_sees_what_is_within_a_setting_or_a_layer(change):
+    assert hash_of_settings(small_model(**change)) != hash_of_settings(small_model())
+
+
+def test_the_hash_of_all_settings_is_equal_for_equal_builds():
+    assert len({hash_of_settings(small_model()) for _ in range(3)}) == 1
 
 
 def test_a_builder_that_raises_is_shown_whole_before_any_trial(digits):

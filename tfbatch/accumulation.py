@@ -68,10 +68,10 @@ def accumulated(model: Model, *, micro_batch_size: int | None) -> Model:
     Raises:
         InputError: A number out of its range; a model with a `train_step` of its own. During
             `fit`: an optimizer with `gradient_accumulation_steps`; several replicas, whose batches
-            are parts already; a loss that no cut keeps: masked outputs, the reduction
-            "mean_with_sample_weight" with sample weights, sums mixed with means, or a loss that is
-            measured to be no mean over examples, such as Dice over the batch or a function that
-            returns a sum.
+            are parts already; a loss that no cut keeps: masked outputs, an `ignore_class`, the
+            reduction "mean_with_sample_weight" with sample weights, sums mixed with means, or a
+            loss that is measured to be no mean over examples, such as Dice over the batch or a
+            function that returns a sum.
     """
     whole = isinstance(micro_batch_size, int | np.integer)
     if micro_batch_size is not None and not (whole and micro_batch_size >= 1):
@@ -454,6 +454,19 @@ def _reductions(model: Any) -> set[str]:
     return {str(getattr(loss, "reduction", "mean")) for loss in losses if loss is not None}
 
 
+def _ignored_class(model: Any) -> object:
+    """What the compiled losses ignore, themselves or the function that they are made from."""
+    for loss in keras.tree.flatten(model.loss):
+        while loss is not None:
+            is_partial = isinstance(loss, functools.partial)
+            given = loss.keywords if is_partial else getattr(loss, "_fn_kwargs", {})
+            ignored = getattr(loss, "ignore_class", given.get("ignore_class"))
+            if ignored is not None:
+                return ignored
+            loss = loss.func if is_partial else getattr(loss, "fn", None)
+    return None
+
+
 def _check(model: Any, *, weighted: bool) -> None:
     """Refuses what is known without measuring to give another gradient."""
     optimizer = unwrapped(model.optimizer)
@@ -474,6 +487,13 @@ def _check(model: Any, *, weighted: bool) -> None:
         raise InputError(
             "Every loss must be a mean over the batch, or every loss a sum. Received: reduction="
             f"{', '.join(sorted(reductions))}."
+        )
+    if (ignored := _ignored_class(model)) is not None and reductions != {"sum"}:
+        # The first batch may have as many ignored examples in each of its micro-batches.
+        raise InputError(
+            "A loss with an `ignore_class` is a mean over the examples of the other classes, as "
+            "many as each micro-batch has: compile it without, and give sample weights instead, "
+            f"0 for that class and 1 for the others. Received: ignore_class={ignored}."
         )
     if "mean_with_sample_weight" in reductions and weighted:
         raise InputError(

@@ -132,11 +132,10 @@ class Translation(Strict):
         lines = [f"{head} A prediction: {of}.", ""]
         lines.append(f"{'':<29}{'before':>12}{'after':>12}  range")
         for one in self.changes:
-            span = "" if one.low is None else f"{one.low:.6g} to {one.high:.6g}"
-            after = f"x {one.factor:.4g}" if one.after is None else f"{one.after:.6g}"
-            before = "" if one.before is None else f"{one.before:.6g}"
+            span = "" if one.low is None else f"{_shown(one.low)} to {_shown(one.high)}"
+            after = f"x {one.factor:.4g}" if one.after is None else _shown(one.after)
             name = one.name.replace("_", " ")
-            lines.append(f"{name:<29}{before:>12}{after:>12}  {span}".rstrip())
+            lines.append(f"{name:<29} {_shown(one.before):>11} {after:>11}  {span}".rstrip())
         lines.append("")
         for one in self.changes:
             lines += _wrapped(
@@ -333,7 +332,8 @@ def _training(
     numbers = dict(parameters_of(name))
     arguments = as_plain(dict(arguments))
     for key, value in arguments.items():
-        if find_option(name, key).form != "number":
+        # `ema_momentum` is a number of the optimizer here, though no key of a configuration.
+        if key not in numbers and find_option(name, key).form != "number":
             raise InputError(
                 f"`{key}` is a timescale, which does not change with the batch size. Give the "
                 "numbers of the present batch size only."
@@ -539,7 +539,6 @@ def _numbers(training: _Training, rate: Change, before: Devices, after: Devices)
     found = []
     then = _by_timescales(training, rate.after or training.learning_rate, before, after).values
     of_sde = _by_sde(training, before, after)
-    by_sde = {name: value for name, value in of_sde.values.items() if name not in of_sde.held}
     slow, fast = (
         _by_timescales(training, end or training.learning_rate, before, after).values
         for end in (rate.low, rate.high)
@@ -548,8 +547,12 @@ def _numbers(training: _Training, rate: Change, before: Devices, after: Devices)
         value = training.numbers[parameter]
         if not value or role not in _ABOUT:
             continue
-        ends = [by_sde.get(parameter, then[parameter]), slow[parameter], fast[parameter]]
+        ends = [slow[parameter], fast[parameter]]
         rule, formula, source = _ABOUT[role]
+        if of_sde.values and role in _BY_SDE:  # other numbers it leaves alone
+            formula = f"{formula}; or {_BY_SDE[role]} by adam_sde"
+            source = "; ".join(filter(None, (source, SCALING_RULES.load("adam_sde").SOURCE)))
+            ends += [] if parameter in of_sde.held else [of_sde.values[parameter]]
         found.append(
             _change(
                 parameter,
@@ -558,7 +561,7 @@ def _numbers(training: _Training, rate: Change, before: Devices, after: Devices)
                 ends=[float(end) for end in ends if end is not None],
                 rule=rule,
                 formula=formula.format(parameter),
-                source=source,
+                source=source or _OF_NO_RULE,
             )
         )
     return found
@@ -566,26 +569,10 @@ def _numbers(training: _Training, rate: Change, before: Devices, after: Devices)
 
 _ABOUT = {
     "momentum": ("unchanged", "{0}", "Goyal et al. 2017, arXiv 1706.02677"),
-    "first_moment": (
-        "unchanged",
-        "{0}; or 1 - ratio * (1 - {0}) by adam_sde",
-        f"{SCALING_RULES.load('half_life').SOURCE}; {SCALING_RULES.load('adam_sde').SOURCE}",
-    ),
-    "second_moment": (
-        "half_life",
-        "{0}**ratio; or 1 - ratio * (1 - {0}) by adam_sde",
-        f"{SCALING_RULES.load('half_life').SOURCE}; {SCALING_RULES.load('adam_sde').SOURCE}",
-    ),
-    "epsilon": (
-        "unchanged",
-        "{0}; or {0} / sqrt(ratio) by adam_sde",
-        SCALING_RULES.load("adam_sde").SOURCE,
-    ),
-    "squared_epsilon": (
-        "unchanged",
-        "{0}; or {0} / ratio by adam_sde",
-        SCALING_RULES.load("adam_sde").SOURCE,
-    ),
+    "first_moment": ("unchanged", "{0}", SCALING_RULES.load("half_life").SOURCE),
+    "second_moment": ("half_life", "{0}**ratio", SCALING_RULES.load("half_life").SOURCE),
+    "epsilon": ("unchanged", "{0}", ""),
+    "squared_epsilon": ("unchanged", "{0}", ""),
     "weight_decay": (
         "same epochs",
         "{0} * ratio * learning_rate before / after",
@@ -595,6 +582,14 @@ _ABOUT = {
     "weight_average": ("same examples", "{0}**ratio", "Busbridge et al. 2023, arXiv 2307.13813"),
 }
 """What is said of a number by its role: rule, formula and source."""
+_BY_SDE = {
+    "first_moment": "1 - ratio * (1 - {0})",
+    "second_moment": "1 - ratio * (1 - {0})",
+    "epsilon": "{0} / sqrt(ratio)",
+    "squared_epsilon": "{0} / ratio",
+}
+"""The range's other end by a number's role, where the optimizer has a second moment."""
+_OF_NO_RULE = "no scaling rule here is about it"
 _TIMESCALE = {
     "second_moment": "{}_half_life",
     "weight_decay": "{}_epochs",
@@ -779,6 +774,13 @@ def _notes(before: Devices, after: Devices) -> list[str]:
             "tfbatch.layers.GhostBatchNormalization keeps the number of examples."
         )
     return notes
+
+
+def _shown(value: float | None) -> str:
+    """A number of the table: six digits, but every digit of a count such as steps."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
 def _wrapped(text: str) -> list[str]:

@@ -29,7 +29,7 @@ class TrainingMeasurements:
         batch_size: Of the training.
         examples_per_second: Of the epoch.
         input_wait: Share of the epoch's training time spent waiting for batches.
-        peak_memory_mb: Peak so far.
+        peak_memory_mb: Peak so far; NaN where the system does not tell.
         noise: The gradient noise scale; None if it was not measured.
         no_noise: Why not.
         steps: The timed steps; None if there are none.
@@ -135,15 +135,19 @@ def _predicted(measured: TrainingMeasurements, fit: StepTimeFit) -> PredictedSiz
 
 def _memory(measured: TrainingMeasurements) -> str:
     budget, steps = measured.budget_bytes, measured.steps
-    said = f"memory: peak {measured.peak_memory_mb:,.0f} MB"
-    said += "" if budget is None else f" of {budget / 1e6:,.0f}"
+    known = not math.isnan(measured.peak_memory_mb)
+    said = f"memory: peak {measured.peak_memory_mb:,.0f} MB" if known else "memory: peak unknown"
+    said += "" if budget is None or not known else f" of {budget / 1e6:,.0f}"
     if steps is None or not steps.peak_bytes:
         why = f": {measured.no_steps}" if measured.no_steps else ""
         return f"{said}; larger batches were not tried{why}"
     ran = max(steps.peak_bytes)
-    said += f"; a step of B={ran} ran with a peak of {steps.peak_bytes[ran] / 1e6:,.0f} MB"
+    said += f"; a step of B={ran} ran"
+    said += f" with a peak of {steps.peak_bytes[ran] / 1e6:,.0f} MB" if known else ""
     if steps.failed is not None:
         return f"{said}; B={steps.failed} does not fit"
+    if not known:
+        return f"{said}; no estimate beyond it"
     if budget is None:
         return f"{said}; no estimate beyond it: the device's memory is unknown"
     rising = {s: p for s, p in steps.peak_bytes.items() if s >= measured.batch_size}

@@ -10,6 +10,7 @@ from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.estimators.noise_scale_stream import NoiseScaleStream
 from tfbatch.gradients import SquaredNorms
+from tfbatch.process.out_of_memory import is_out_of_memory
 
 AIM = 0.75
 """Part of the largest share that is planned with."""
@@ -103,7 +104,7 @@ class NoiseMeter:
         stream: The pairs so far; None before the first.
         time: What they took.
         measurements: Number of them.
-        refused: Why the first batch cannot be measured; empty where it can.
+        refused: Why a batch cannot be measured; empty where all could. No further one is then.
     """
 
     def __init__(
@@ -157,23 +158,23 @@ class NoiseMeter:
         size = self._norms.micro_batch_size(batch)
         if self._is_to_stay(size):
             self._size = size
-            if size not in self._costs:
-                try:
-                    self._costs[size] = self._rehearsed(batch)
-                except InputError as error:
-                    self.refused = str(error)
-                    return
-                except (ValueError, tf.errors.InvalidArgumentError) as error:
-                    self.refused = (
-                        f"The gradient of a micro-batch of {size} examples cannot be measured: "
-                        f"{short(error)}. A model of a fixed batch size takes no others."
-                    )
-                    return
-            if self._interval is not None or self.time.affords(self._costs[size]):
-                self._add(batch)
-                self.measurements += 1
-                self._last_step = step
+            try:
+                self._measure(batch, size, step)
+            except Exception as error:
+                # Also what the user's code or a lack of memory raises: whether the training is to
+                # end for it, the callback decides.
+                self.refused = _why_refused(error, size)
+                return
         self.time.spend()
+
+    def _measure(self, batch: object, size: int, step: int) -> None:
+        """Rehearses a new size, and adds a pair if it can be afforded."""
+        if size not in self._costs:
+            self._costs[size] = self._rehearsed(batch)
+        if self._interval is not None or self.time.affords(self._costs[size]):
+            self._add(batch)
+            self.measurements += 1
+            self._last_step = step
 
     def _is_to_stay(self, size: int) -> bool:
         """Whether batches of this micro-batch size are those of the training from now on."""
@@ -214,6 +215,18 @@ class NoiseMeter:
         if self.stream is None or not self.stream.pairs:
             return None
         return self.stream.estimate(num_examples=self._num_examples)
+
+
+def _why_refused(error: Exception, size: int) -> str:
+    """Why a micro-batch of so many examples was not measured, and what mends it."""
+    if isinstance(error, InputError):
+        return str(error)
+    said, mend = f"{type(error).__name__}: {short(error)}", "Leave the callback out."
+    if is_out_of_memory(error):
+        mend = "Memory has run out: leave the callback out, or give it more `micro_batches`."
+    elif isinstance(error, ValueError | tf.errors.InvalidArgumentError):
+        said, mend = short(error), "A model of a fixed batch size takes no others."
+    return f"The gradient of a micro-batch of {size} examples cannot be measured: {said}. {mend}"
 
 
 def short(error: Exception) -> str:

@@ -34,7 +34,8 @@ def warn_of_early_end(model: keras.Model, params: Mapping[str, int | None] | Non
 
     The schedule counts every update as a whole batch, since an optimizer only counts updates. Where
     the last batch of each epoch is short it therefore runs fast: 1,000 examples in batches of 600
-    are two updates an epoch, 12,000 counted examples in ten epochs instead of 10,000.
+    are two updates an epoch, 12,000 counted examples in ten epochs instead of 10,000. Where the
+    optimizer has `gradient_accumulation_steps`, Keras reads the schedule at each micro-step.
 
     Args:
         model: The compiled model, at the beginning of `fit`.
@@ -53,10 +54,30 @@ def warn_of_early_end(model: keras.Model, params: Mapping[str, int | None] | Non
     reached = math.ceil(schedule.total_examples / schedule.batch_size)
     if planned <= _TOLERATED * reached:
         return
+    parts = optimizer.gradient_accumulation_steps
+    cause, mend = _of_micro_steps(parts, planned) if parts else _of_updates(schedule, planned)
     warnings.warn(
-        f"The schedule `{schedule.family}` ends after update {reached} of {planned} (epoch "
-        f"{reached / steps:.1f} of {epochs}): each update counts as {schedule.batch_size} "
-        "examples, even a short last batch. Give it "
-        f"total_examples={planned * schedule.batch_size} (epochs x steps per epoch x batch size).",
+        f"The schedule `{schedule.family}` ends after {'micro-step' if parts else 'update'} "
+        f"{reached} of {planned} (epoch {reached / steps:.1f} of {epochs}): {cause}. Give it "
+        f"{mend}.",
         stacklevel=3,
+    )
+
+
+def _of_updates(schedule: LearningRateInExamples, planned: int) -> tuple[str, str]:
+    """Why the schedule ends early, and what to give it."""
+    size = schedule.batch_size
+    return (
+        f"each update counts as {size} examples, even a short last batch",
+        f"total_examples={planned * size} (epochs x steps per epoch x batch size)",
+    )
+
+
+def _of_micro_steps(parts: int, planned: int) -> tuple[str, str]:
+    """The same where Keras reads the schedule at micro-steps, whose size is that of `fit`."""
+    return (
+        f"Keras reads it at each of the gradient_accumulation_steps={parts} of an update, and each "
+        "counts as its batch_size, even a short last one",
+        "the examples of one micro-step, which are the batch size of `fit`, as batch_size, and "
+        f"{planned} times as many (epochs x steps per epoch) as total_examples",
     )

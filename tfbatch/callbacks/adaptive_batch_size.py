@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 import numpy.typing as npt
+from absl import logging
 
 from tfbatch.callbacks._batch_size_driver import BatchSizeDriver, whole_number
+from tfbatch.callbacks._learning_rate import check_one_rate, optimizers_of
 from tfbatch.errors import InputError
 from tfbatch.estimators.noise_scale import NoiseScale
 from tfbatch.loss_scaling import unwrapped
@@ -51,12 +53,15 @@ class AdaptiveBatchSize(BatchSizeDriver):
         ```
 
     The examples of an update are not known before, so a LearningRateInExamples that changes is
-    refused. A learning rate set by epoch (keras.callbacks.LearningRateScheduler) goes by examples
-    too, since epochs have the same examples to within one batch.
+    refused, and of Keras's own schedules, which count updates, it is logged that they run slower
+    once the batch has grown. A learning rate set by epoch (keras.callbacks.LearningRateScheduler)
+    goes by examples too, since epochs have the same examples to within one batch.
 
     A `fit` whose `initial_epoch` is the epoch after the last one goes on with its batch size and
     learning rate; any other begins anew with the first size, and takes back what a scaling rule has
-    multiplied the learning rate by, unless it was set to another since.
+    multiplied the learning rate by, unless it was set to another since. That holds for the same
+    object: one in another process, as after keras.callbacks.BackupAndRestore, knows neither. It
+    begins anew with the first size at the learning rate that was restored, and a warning says so.
 
     Args:
         noise_scale: A function that returns the noise scale in examples (a number, or an object
@@ -83,7 +88,8 @@ class AdaptiveBatchSize(BatchSizeDriver):
 
     Raises:
         InputError: An argument out of its range. At the beginning of `fit`: another dataset, a
-            schedule that a scaling rule cannot change, or a noise scale that nobody measures.
+            schedule that counts examples or that a scaling rule cannot change, several optimizers
+            with a scaling rule, or a noise scale that nobody measures.
     """
 
     def __init__(
@@ -135,18 +141,13 @@ class AdaptiveBatchSize(BatchSizeDriver):
     def on_train_begin(self, logs: Any = None) -> None:
         """Refuses what could not work."""
         super().on_train_begin(logs)
-        rate = self._optimizer()._learning_rate
-        if isinstance(rate, LearningRateInExamples) and rate.family != "constant":
-            raise InputError(
-                "AdaptiveBatchSize needs a learning rate that does not count the examples of "
-                "updates: a number, or one set by keras.callbacks.LearningRateScheduler. "
-                f"Received: the schedule {rate.family}."
+        optimizer = self.model.optimizer
+        if self.scaling_rule != "none":
+            check_one_rate(
+                optimizer, caller=f"AdaptiveBatchSize with the scaling rule {self.scaling_rule}"
             )
-        if self.scaling_rule != "none" and callable(rate):
-            raise InputError(
-                f"The scaling rule {self.scaling_rule} cannot change the learning rate of a "
-                f"schedule. Give the optimizer a number. Received: {type(rate).__name__}."
-            )
+        for one in optimizers_of(optimizer):
+            self._check_rate(one._learning_rate)
         watched = self.noise_scale
         if isinstance(watched, keras.callbacks.Callback) and watched._model is not self.model:
             raise InputError(
@@ -166,6 +167,14 @@ class AdaptiveBatchSize(BatchSizeDriver):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Goes on, or begins anew at an epoch that does not follow the last one."""
         if epoch == 0 or epoch != self._next:
+            if epoch > self._next and self.scaling_rule != "none" and self._scaled_by == 1.0:
+                logging.warning(
+                    "AdaptiveBatchSize begins anew at epoch %d with batch size %d, at the learning "
+                    "rate %g. If an earlier process has trained up to here, its scaling rule may "
+                    "have multiplied this rate: set `model.optimizer.learning_rate` back to that "
+                    "of the first batch size.",
+                    *(epoch, self.first_batch_size, self._rate()),
+                )
             self._unscale()
             self._forget()
             self._position = epoch * self._driven.epoch_examples
@@ -193,6 +202,33 @@ class AdaptiveBatchSize(BatchSizeDriver):
         super().on_train_end(logs)
         if self._scaled_by != 1.0:
             self._rate_left = self._rate()
+
+    def _check_rate(self, rate: Any) -> None:
+        """Refuses or warns of a schedule that a batch which grows would lead astray."""
+        counts_examples = isinstance(rate, LearningRateInExamples)
+        if counts_examples and (
+            rate.family != "constant" or rate.warmup_examples or rate.piece_factors
+        ):
+            raise InputError(
+                "AdaptiveBatchSize needs a learning rate that does not count the examples of "
+                "updates: a number, or one set by keras.callbacks.LearningRateScheduler. "
+                f"Received: the schedule {rate.family}, warmup_examples={rate.warmup_examples}, "
+                f"piece_factors={rate.piece_factors}."
+            )
+        if self.scaling_rule != "none" and callable(rate):
+            raise InputError(
+                f"The scaling rule {self.scaling_rule} cannot change the learning rate of a "
+                f"schedule. Give the optimizer a number. Received: {type(rate).__name__}."
+            )
+        counts_updates = isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+        sizes = self._possible_sizes(self._driven.epoch_examples)
+        if counts_updates and not counts_examples and len(sizes) > 1:
+            logging.warning(
+                "%s counts updates, of which an epoch has fewer once the batch has grown: give the "
+                "optimizer a number, or set the learning rate by "
+                "keras.callbacks.LearningRateScheduler.",
+                type(rate).__name__,
+            )
 
     def _grow(self, larger: int) -> None:
         factor = scaled(

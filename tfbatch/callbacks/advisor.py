@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from tfbatch.callbacks._advice import Advice, TrainingMeasurements, advise
+from tfbatch.callbacks._learning_rate import highest_rate
 from tfbatch.callbacks._noise_meter import short
 from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.callbacks._step_clock import TimedSteps, time_steps
@@ -16,7 +17,7 @@ from tfbatch.callbacks._watched_input import WatchedInput, check_single_device
 from tfbatch.callbacks.gradient_noise_scale import GradientNoiseScale
 from tfbatch.callbacks.peak_memory import PeakMemory
 from tfbatch.callbacks.throughput import Throughput
-from tfbatch.device_memory import device_budget
+from tfbatch.device_memory import device_budget, memory_use
 from tfbatch.gradients import why_not
 
 _FACTORS = (0.5, 1, 2, 4)
@@ -34,12 +35,14 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
     After every epoch: the share of time spent waiting for input and the examples per second
     (Throughput), the gradient noise scale (GradientNoiseScale), the peak of memory (PeakMemory),
     and one sentence with the batch size that is predicted to reach the same loss soonest, with the
-    command that would verify it. After the first epoch it times real training steps at half,
-    twice and four times the batch size on a batch of the training, outside the epoch's time, and
-    puts everything back: the final weights are the same bits with and without it. Weights and
-    optimizer exist twice in memory meanwhile. A model with a `train_step` of its own is not timed:
-    what its step changes, such as other optimizers, is not all known. Where anything cannot be
-    measured, the training goes on, and the advice gives the reason.
+    command that would verify it. After the first epoch, and after one that begins with another
+    batch size, it times real training steps at half, twice and four times the batch size on a
+    batch of the training, outside the epoch's time, and puts everything back: the final weights
+    are the same bits with and without it. Weights and optimizer exist twice in memory meanwhile.
+    The batch size of an epoch is that of its first batch. A model with a `train_step` of its own
+    is not timed: what its step changes, such as other optimizers, is not all known. Where anything
+    cannot be measured, be it for lack of memory, the training goes on, and the advice gives the
+    reason.
 
     The prediction takes the noise scale for the critical batch size (McCandlish et al. 2018, arXiv
     1812.06162), which can be wrong several times over, and learning rates tuned at both sizes. It
@@ -89,9 +92,10 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         self.advice: Advice | None = None
         self._parts: list[Any] = []
         self._batch: Any = None
+        self._looks = False
         self._steps: TimedSteps | None = None
         self._no_noise = self._no_steps = ""
-        self._rate = 0.0
+        self._rate: float | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts anew."""
@@ -101,8 +105,9 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         check_single_device(self.model, caller="Advisor")
         reason = why_not(self.model)
         self._no_noise = reason or "the training was too short to measure it in passing"
-        self._parts = [self.throughput, self.memory, *([] if reason else [self.noise])]
-        self._rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        memory = [self.memory] if memory_use() else []  # not on every system
+        self._parts = [self.throughput, *memory, *([] if reason else [self.noise])]
+        self._rate = highest_rate(self.model.optimizer, so_far=None)
         for part in self._parts:
             part.set_params(self.params)
             part.set_model(self.model)
@@ -110,13 +115,14 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         self._watched = WatchedInput(
             self.model,
             caller="Advisor",
-            wants_batch=lambda: self._batch is None,
+            wants_batch=lambda: self._looks,
             look=self._keep,
             counts=False,
         )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Passes it on."""
+        """Passes it on; the first batch is to be looked at."""
+        self._looks = True
         for part in self._parts:
             part.on_epoch_begin(epoch)
 
@@ -135,7 +141,8 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
             part.on_epoch_end(epoch)
         if self._batch is None:
             return
-        size = int(keras.tree.flatten(self._batch)[0].shape[0])
+        self._rate = highest_rate(self.model.optimizer, so_far=self._rate)
+        size = _examples_in(self._batch)
         if self.time_steps and self._steps is None and not self._no_steps:
             self._time_steps(sorted({max(1, int(factor * size)) for factor in _FACTORS}))
         measured = TrainingMeasurements(
@@ -173,19 +180,32 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
             self._steps = time_steps(self.model, self._batch, sizes)
         except (ValueError, tf.errors.InvalidArgumentError) as error:
             self._no_steps = f"the model does not take batches of {sizes} ({short(error)})"
+        except Exception as error:
+            # Of copying, tracing or running, in the user's code or for lack of memory: the state is
+            # as before, and no training is to end for advice.
+            said = f"{type(error).__name__}: {short(error)}"
+            self._no_steps = f"steps of {sizes} examples cannot be timed ({said})"
 
     def _command(self, batch_size: int) -> str:
-        """The learning rate is the one at the beginning of `fit`."""
+        """The learning rate is the one at the beginning of `fit`, or a schedule's highest so far.
+
+        Where there is none, such as that of a schedule which has not left 0 yet, `tune` takes its
+        own.
+        """
+        rate = f",learning_rate={self._rate:.4g}" if self._rate else ""
         arguments = [
             *("python", "-m", "tfbatch.tune"),
             f"--model={self.model_reference}",
             f"--data={self.data_reference}",
-            f"--baseline=batch_size={batch_size},learning_rate={self._rate:.4g}",
+            f"--baseline=batch_size={batch_size}{rate}",
         ]
         return f"{shlex.join(arguments)} --batch_sizes={{batch_sizes}}"
 
     def _keep(self, batch: Any) -> None:
-        self._batch = batch
+        """Keeps an epoch's first batch where it is the first of its size: it is timed anew."""
+        self._looks = False
+        if self._batch is None or _examples_in(batch) != _examples_in(self._batch):
+            self._batch, self._steps, self._no_steps = batch, None, ""
 
     def _stop_watching(self) -> None:
         for part in reversed(self._parts):
@@ -193,3 +213,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._watched is not None:
             self._watched.remove()
         self._watched = self._batch = None
+
+
+def _examples_in(batch: Any) -> int:
+    return int(keras.tree.flatten(batch)[0].shape[0])

@@ -63,17 +63,18 @@ class GradientNoiseScale(CountsSteps):
             counts but waiting for a batch, which training would have done as well.
         tracing_seconds: Seconds spent tracing, at the first batch and at one of another size.
         measurements: Number of measurements.
-        refused: Why the training's batches cannot be measured; empty where they can.
+        refused: Why the training's batches cannot be measured; empty where they could be.
 
     Raises:
         InputError: An argument out of its range; `x` and `y` that are not arrays of equal length.
             At the beginning of `fit`: a `tf.distribute` strategy, a train_step of the model's own,
             a loss that is summed, float16. At the first measured batch: a loss that is not a mean
-            over its examples, a sparse tensor.
+            over its examples, a sparse tensor. At any: memory that runs out, or what else its
+            gradient raises.
     """
 
     only_looks = True
-    _ends_training = True  # where the first batch cannot be measured
+    _ends_training = True  # where a batch cannot be measured
 
     @property
     def reads_batches(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from tfbatch.callbacks._learning_rate import rate_now
 from tfbatch.callbacks._schedule_end import warn_of_early_end
 from tfbatch.curves_log import CurveWriter
 from tfbatch.errors import InputError
@@ -61,7 +62,8 @@ class HParams(keras.callbacks.Callback):  # type: ignore[misc]
         hparams: {name: value} of what you chose: strings, numbers, booleans; None leaves the
             cell empty.
         derived: Whether to add what the model says: optimizer, learning_rate (at the beginning,
-            after any scaling), epochs, steps_per_epoch, precision, parameters.
+            after any scaling; not of a MultiOptimizer, which has several), epochs, steps_per_epoch,
+            precision, parameters.
         directions: {metric: "min" or "max"}, where neither Keras's metric nor its name says which
             is better.
 
@@ -160,8 +162,9 @@ def _derived(model: keras.Model, params: Mapping[str, Any]) -> dict[str, Value]:
     if optimizer is None:
         found: dict[str, Value] = {}
     else:
-        rate = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-        found = {"optimizer": optimizer.name, "learning_rate": rate}
+        found = {"optimizer": optimizer.name}
+        if (rate := rate_now(optimizer)) is not None:
+            found["learning_rate"] = rate
     return {
         **found,
         "epochs": params.get("epochs"),

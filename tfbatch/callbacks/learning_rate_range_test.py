@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 import keras
 import numpy as np
 
+from tfbatch.callbacks._learning_rate import check_one_rate
 from tfbatch.callbacks._steps import CountsSteps, schedule_step
 from tfbatch.callbacks._sweep import Sweep, SweptLosses, loss_in
 from tfbatch.callbacks._watched_input import make_train_function_anew
@@ -47,7 +49,10 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
 
     If `fit` itself raises (an interrupt, memory that runs out, data that breaks off), Keras tells
     no callback. So use it in a `with` statement, which restores then too, or call `restore`; the
-    next `fit` with the same callback restores first.
+    next `fit` with the same callback restores first. A callback that stands behind it in `fit` and
+    sets weights at the end, as EarlyStopping(restore_best_weights=True) does, has the last word:
+    the end of the `with` statement puts the weights back once more, where nothing was trained
+    since. Without `with`, list this callback last.
 
     Example:
         ```python
@@ -75,7 +80,8 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
     Raises:
         InputError: Rates out of order, fewer than 20 steps. At the beginning of `fit`: the number
             of its steps is unknown, or too small; a model without weights, as one is that `fit`
-            itself would build. After the first execution: a `train_step` that logs no `loss`.
+            itself would build; several optimizers, which have several learning rates. After the
+            first execution: a `train_step` that logs no `loss`.
     """
 
     def __init__(self, lowest: float = 1e-6, highest: float = 10.0, *, steps: int | None = None):
@@ -89,6 +95,8 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
         self.lowest, self.highest, self.steps = lowest, highest, steps
         self._sweep: Sweep | None = None
         self._swept: Any = None
+        self._is_entered = False
+        self._ended: _Ended | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -110,11 +118,15 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
 
     def __enter__(self) -> LearningRateRangeTest:
         """Itself."""
+        self._is_entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restores what a `fit` that raised has left."""
+        """Restores what a `fit` that raised has left, or a callback that stood behind this one."""
         self.restore()
+        if self._ended is not None:
+            self._ended.put_back()
+        self._is_entered, self._ended = False, None
 
     def restore(self) -> None:
         """Puts the model back to what it was before a `fit` that raised; else does nothing.
@@ -125,8 +137,7 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
             return
         model, self._swept, self._sweep = self._swept, None, None
         _inner(model)._learning_rate = self._own
-        for variable, value in zip(_variables(model), self._before, strict=True):
-            variable.assign(value)
+        _assign(model, self._before)
         model.train_function = None
         model.reset_metrics()
         self._before, self._own = [], None
@@ -136,9 +147,11 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
         watched = self.model.train_function
         self.restore()
         self._forget()
+        self._ended = None
+        optimizer = self.model.optimizer
+        check_one_rate(optimizer, caller="LearningRateRangeTest")
         steps = self._number_of_steps()
         self._check_weights()
-        optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
         self._before = [_copied(variable) for variable in _variables(self.model)]
@@ -190,7 +203,10 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
         """Puts everything back, and reads the curve of a sweep that was cut short."""
         sweep = self._sweep
         if sweep is not None:
+            before = self._before
             self.restore()
+            if self._is_entered:
+                self._ended = _Ended.of(self.model, before)
             if self._rates is None:
                 self._read(sweep)
 
@@ -228,8 +244,7 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
             self._is_over = self.model.stop_training = True
             return
         self._begin_of_hold = self._done
-        for variable, value in zip(_variables(self.model), self._before, strict=True):
-            variable.assign(value)
+        _assign(self.model, self._before)
         self._begin_steps()
         sweep.hold(rate)
 
@@ -280,6 +295,32 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
         self.suggestion, self.doubts = self.result.learning_rate, self.result.doubts
         if not self.diverged and self._done < sweep.steps:
             self.doubts += (f"fit ended after {self._done} of {sweep.steps} steps",)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ended:
+    """A model whose test has ended: what it was before, and by what it is known as untrained."""
+
+    model: keras.Model
+    optimizer: Any
+    step: int
+    before: list[Any]
+
+    @classmethod
+    def of(cls, model: keras.Model, before: list[Any]) -> _Ended:
+        """Of a model that has been restored."""
+        return cls(model, model.optimizer, schedule_step(model.optimizer), before)
+
+    def put_back(self) -> None:
+        """Puts it back once more, unless it was compiled anew or trained since."""
+        model = self.model
+        if model.optimizer is self.optimizer and schedule_step(self.optimizer) == self.step:
+            _assign(model, self.before)
+
+
+def _assign(model: keras.Model, values: list[Any]) -> None:
+    for variable, value in zip(_variables(model), values, strict=True):
+        variable.assign(value)
 
 
 def _variables(model: keras.Model) -> list[Any]:

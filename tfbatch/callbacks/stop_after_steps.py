@@ -17,7 +17,8 @@ class StopAfterSteps(CountsSteps):
     A budget in examples is rarely a whole number of epochs of equal steps. Letting the dataset run
     out instead makes Keras warn, and adds a phantom iteration to the optimizer. A model compiled
     with `steps_per_execution=k` can only be stopped between executions: after the first one that
-    reaches `steps`.
+    reaches `steps`. Where the optimizer has `gradient_accumulation_steps`, each of its micro-steps
+    counts, as in the steps of `fit`.
 
     Example:
         ```python
@@ -25,7 +26,7 @@ class StopAfterSteps(CountsSteps):
         ```
 
     Args:
-        steps: Number of updates, at least 1.
+        steps: Number of updates, or of micro-steps, at least 1.
 
     Raises:
         InputError: `steps` is less than 1.

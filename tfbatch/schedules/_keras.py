@@ -56,8 +56,10 @@ class LearningRateInExamples(keras.optimizers.schedules.LearningRateSchedule):  
     Args:
         family: A file name in tfbatch/schedules, e.g. "cosine".
         learning_rate: The peak, after any scaling by the batch size. Positive.
-        batch_size: Examples in one update (over all replicas). Positive integer; or
-            (first example, batch size) pairs, as `BatchSizeScheduler.batch_sizes` has them.
+        batch_size: Examples in one update (over all replicas); in one micro-step, which is the
+            batch size of `fit`, where the optimizer has `gradient_accumulation_steps`: Keras reads
+            a schedule at each. Positive integer; or (first example, batch size) pairs, as
+            `BatchSizeScheduler.batch_sizes` has them.
         total_examples: Length of the whole training. Positive integer.
         warmup_examples: Length of the linear warm-up, in [0, total_examples]; 0 for a family that
             has its own ("one_cycle").

@@ -16,7 +16,7 @@ from tfbatch.errors import TfbatchError
 from tfbatch.estimators.chance_level import ChanceLevel
 from tfbatch.metric_direction import Direction, direction_of
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE
-from tfbatch.schema import content_hash
+from tfbatch.schema import as_plain, content_hash
 from tfbatch.training.chance import chance_levels
 from tfbatch.training.content_checks import check_finite_loss
 from tfbatch.training.context import TaskContext
@@ -134,7 +134,11 @@ _SAME = 1e-3
 
 
 def hash_of_model(model: keras.Model) -> str:
-    """Layers, their plain settings and the weights' shapes; not names, which Keras counts up."""
+    """Layers, their plain settings and the weights' shapes; not names, which Keras counts up.
+
+    It stands in every run folder: if it saw more, no earlier run could be continued.
+    `hash_of_settings` does, for what is kept for the length of one training.
+    """
     layers = []
     for layer in model.layers:
         settings: dict[str, Any] = {}
@@ -143,6 +147,51 @@ def hash_of_model(model: keras.Model) -> str:
         plain = {k: v for k, v in settings.items() if isinstance(v, int | float | str | tuple)}
         layers.append([type(layer).__name__, plain])
     return content_hash([layers, [list(w.shape) for w in model.weights]])
+
+
+_COUNTED = frozenset(
+    {
+        *("name", "inbound_nodes", "input_layers", "output_layers"),
+        *("registered_name", "shared_object_id", "build_config", "compile_config"),
+    }
+)
+"""What two equal builds may differ in, or what follows from the rest."""
+_UNSEEN = ("__lambda__", "__numpy__", "__tensor__")
+"""As Keras writes them down: code whose bytes differ between processes, and millions of numbers."""
+
+
+def hash_of_settings(model: keras.Model) -> str:
+    """As `hash_of_model`, with what is in a setting, such as a regularizer, and in a layer.
+
+    The code of a lambda, arrays and other values that are not plain are not seen.
+    """
+    described = []
+    for layer in model._flatten_layers(include_self=True, recursive=True):
+        settings: dict[str, Any] = {}
+        with contextlib.suppress(Exception):  # a layer without get_config, or with a broken one
+            settings = as_plain(layer.get_config())
+        described.append([type(layer).__name__, _settings(settings)])
+    return content_hash([described, [list(w.shape) for w in model.weights]])
+
+
+def _settings(value: object, *, named: bool = False) -> object:
+    """Plain values at any depth; of others their class.
+
+    Args:
+        value: A part of a configuration.
+        named: Whether its name is a setting, as that of a dtype policy is.
+    """
+    if isinstance(value, dict):
+        if value.get("class_name") in _UNSEEN:
+            return value["class_name"]
+        return {
+            str(key): _settings(part, named=named or key == "dtype")
+            for key, part in value.items()
+            if key not in _COUNTED or (named and key == "name")
+        }
+    if isinstance(value, list | tuple):
+        return [_settings(part, named=named) for part in value]
+    return value if isinstance(value, bool | int | float | str | None) else type(value).__name__
 
 
 def evaluate_weights(

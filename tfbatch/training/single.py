@@ -33,7 +33,7 @@ from tfbatch.training.devices import make_strategy, use_threads
 from tfbatch.training.evaluation import (
     drop_unsavable_compilation,
     evaluate,
-    hash_of_model,
+    hash_of_settings,
     plain_model,
 )
 from tfbatch.training.expectation import expect
@@ -288,4 +288,4 @@ def _identity(config: TrainingConfig, workload: Workload) -> str:
     written = config.model_dump(mode="json", exclude={"reported", "data_dir"})
     if config.callbacks is None:  # as an earlier version has written it
         del written["callbacks"]
-    return content_hash([written, workload.data.describe().identity, hash_of_model(model)])
+    return content_hash([written, workload.data.describe().identity, hash_of_settings(model)])
