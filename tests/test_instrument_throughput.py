@@ -289,6 +289,27 @@ def test_a_comparison_whose_process_dies_costs_no_step_time():
     assert "Mixed precision was not compared: It died." in said
 
 
+@pytest.mark.parametrize(
+    ("seconds", "steps"), [(math.inf, math.inf), (60.0, 36.0)], ids=["no limit", "a minute"]
+)
+def test_what_the_comparisons_leave_of_the_time_is_the_steps(seconds, steps):
+    """Of no limit they leave no limit: every size is then measured."""
+    asked: list[Any] = []
+    bench: Any = failing_bench(SearchError("It died."), compare_xla, compare_precision)
+    measure = bench.measure
+
+    def noted(function, *arguments):
+        if function is throughput.measure_throughput_of:
+            asked.append(arguments[1])
+        return measure(function, *arguments)
+
+    bench.measure = noted
+    configurations = [bench.configuration(size) for size in SIZES]
+    throughput._measured(bench, configurations, seconds, xla=True, mixed_precision=True)
+
+    assert asked == [pytest.approx(steps)]
+
+
 def test_a_stop_in_a_comparison_is_one():
     bench: Any = failing_bench(StoppedError("stop"), compare_xla)
     configurations = [bench.configuration(size) for size in SIZES]

@@ -167,7 +167,8 @@ def _measured(
     mixed_precision = alone if mixed_precision is None else mixed_precision
     of_xla = _XLA_SHARE * seconds if xla else 0.0
     of_precision = _PRECISION_SHARE * seconds if mixed_precision else 0.0
-    left = seconds - of_xla - of_precision
+    aside = (_XLA_SHARE if xla else 0.0) + (_PRECISION_SHARE if mixed_precision else 0.0)
+    left = (1 - aside) * seconds  # no difference of seconds: of no limit it is not a number
     found = bench.measure(measure_throughput_of, configurations, left, wanted)
     by_size = {one.batch_size: one for one in configurations}
     knee = found.knee.batch_size
