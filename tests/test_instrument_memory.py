@@ -612,8 +612,9 @@ def test_a_budget_that_is_none_is_refused_before_any_work(budget):
     ("options", "message"),
     [
         ({"safety_margin": 1.0}, "`safety_margin` must be at least 0 and below 1"),
-        ({"largest": 0}, "`largest` must be >= 1"),
-        ({"target_batch_size": -3}, "`target_batch_size` must be >= 1"),
+        ({"largest": 0}, "`largest` must be a whole number >= 1"),
+        ({"largest": 16.5}, r"`largest` must be a whole number >= 1\. Received: 16\.5"),
+        ({"target_batch_size": -3}, "`target_batch_size` must be a whole number >= 1"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(options, message):

@@ -105,8 +105,8 @@ def find_max_batch_size(
     budget = bytes_of(memory_budget)
     margin = _margin(safety_margin, stated=budget is not None)
     for name, value in (("largest", largest), ("target_batch_size", target_batch_size)):
-        if value is not None and value < 1:
-            raise InputError(f"`{name}` must be >= 1. Received: {value}.")
+        if value is not None and not (float(value).is_integer() and value >= 1):
+            raise InputError(f"`{name}` must be a whole number >= 1. Received: {value}.")
     progress = progress_lines(verbose)
     with open_bench(
         build_model,
@@ -128,8 +128,8 @@ def find_max_batch_size(
             bench,
             budget_bytes=budget,
             margin=margin,
-            largest=largest,
-            target_batch_size=target_batch_size,
+            largest=None if largest is None else int(largest),
+            target_batch_size=None if target_batch_size is None else int(target_batch_size),
             evaluation=evaluation,
             prediction=prediction,
         )

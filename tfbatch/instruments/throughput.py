@@ -517,12 +517,11 @@ def sizes_of_interest(num_examples: int, *, on_gpu: bool) -> list[int]:
 
 
 def _checked(batch_sizes: Sequence[int]) -> list[int]:
-    sizes = sorted(set(batch_sizes))
-    if not sizes or sizes[0] < 1:
-        raise InputError(
-            f"`batch_sizes` must hold whole numbers >= 1. Received: {list(batch_sizes)}."
-        )
-    return sizes
+    """Ascending, each once, as Python's own whole numbers: NumPy's may lack their methods."""
+    asked = list(batch_sizes)
+    if not asked or not all(float(size).is_integer() and size >= 1 for size in asked):
+        raise InputError(f"`batch_sizes` must hold whole numbers >= 1. Received: {asked}.")
+    return sorted({int(size) for size in asked})
 
 
 def with_odd_sizes(batch_sizes: Iterable[int]) -> list[int]:

@@ -217,13 +217,13 @@ def size_of_updates(bench: Bench, asked: int | None) -> int:
     """The batch size that is asked for, or 128 or all examples.
 
     Raises:
-        InputError: It exceeds the training examples, or is below 1.
+        InputError: It exceeds the training examples, is below 1, or no whole number.
     """
     examples = bench.data.splits["train"]
     size = min(_BATCH_SIZE, examples) if asked is None else asked
-    if not 1 <= size <= examples:
+    if not (float(size).is_integer() and 1 <= size <= examples):
         raise InputError(
-            f"`batch_size` must be from 1 to the number of training examples, {examples}. "
-            f"Received: {size}."
+            "`batch_size` must be a whole number from 1 to the number of training examples, "
+            f"{examples}. Received: {size}."
         )
-    return size
+    return int(size)
