@@ -26,6 +26,7 @@ from tfbatch.estimators.range_test import (
     ConstantRates,
     RangeTest,
     best_rate,
+    doubts_of_constant_rates,
     largest_held_rate,
     read_range_test,
 )
@@ -68,12 +69,12 @@ def learning_rate_range(
         rate(step) = lowest * (highest / lowest) ** (step / (steps - 1))
 
     Each seed builds the model anew; a sweep stops when it diverges. Several rules read the mean
-    curve, and `result.doubts` says why not to trust them.
+    curve, and `doubts` says why not to trust what is found.
 
     Example:
         ```python
         found = tfbatch.learning_rate_range("small_cnn", "digits", batch_size=64)
-        print(found.learning_rate, found.result.doubts)
+        print(found.learning_rate, found.doubts)
         ```
 
     Args:
@@ -173,9 +174,15 @@ class RangeReading:
     def learning_rate(self) -> float | None:
         """The suggestion; None without a descent.
 
-        The constant rate whose loss ended lowest, else the median of the rules.
+        The constant rate whose loss ended lowest, else the median of the rules; None where no
+        constant rate held and one of them is as small as that median.
         """
         return best_rate(self.result, self.constant)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why not to rely on it: of the curve, and of constant rates of which none held."""
+        return (*self.result.doubts, *doubts_of_constant_rates(self.constant))
 
     @property
     def limit(self) -> float | None:
@@ -223,7 +230,7 @@ class RangeReading:
             else f"does not diverge up to {self.learning_rates[-1]:.3g}"
         )
         of = "Do not trust it" if self.limit is None else "Do not trust the curve alone"
-        doubts = f" {of}: {'; '.join(result.doubts)}." if result.doubts else ""
+        doubts = f" {of}: {'; '.join(self.doubts)}." if self.doubts else ""
         return (
             f"The range test at batch size {self.batch_size} ({len(self.seeds)} seeds, "
             f"{len(self.learning_rates)} updates) {found} and {end}; it is where to look, and no "
