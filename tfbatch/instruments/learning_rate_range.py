@@ -122,7 +122,8 @@ class RangeSettings:
         highest: Learning rate of the last one.
         steps: Updates of a sweep, at least 20.
         seeds: One sweep each, from its own initial weights and with its own order.
-        seconds: After this long no further seed begins.
+        seconds: No sweep begins, of a seed or at a constant rate, that is not expected to end in
+            the time; the seeds, but the first, take half of it at most.
     """
 
     lowest: float = 1e-6
