@@ -240,3 +240,15 @@ def test_a_sweep_that_is_too_low_says_so(programs):
 def test_wrong_sweeps_are_refused(wrong):
     with pytest.raises(InputError, match="must"):
         RangeSettings(**wrong)
+
+
+def test_too_few_examples_of_a_sweep_are_refused_by_their_name():
+    steps = learning_rate_range._number_of_steps
+
+    with pytest.raises(
+        InputError,
+        match=r"`examples` must be at least 20 updates of batch_size=128: 2,560\. Received: 500\.",
+    ):
+        steps(None, 500, batch_size=128)
+    assert steps(None, 2560, batch_size=128) == 20
+    assert (steps(None, None, batch_size=128), steps(30, None, batch_size=128)) == (100, 30)

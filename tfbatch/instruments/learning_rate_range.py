@@ -44,6 +44,7 @@ HEADING = "Learning-rate range test"
 ORDER = 50
 SHARE = 3.0
 _FIRST = 5
+_STEPS = 100
 _LARGE = 128
 _FOR_SEEDS = 0.5
 """Share of the time that the seeds may take, so that a limit is found too."""
@@ -84,7 +85,8 @@ def learning_rate_range(
         lowest: Learning rate of the first update.
         highest: Learning rate of the last one.
         steps: Updates of a sweep, at least 20. Default: 100.
-        examples: Examples of a sweep instead, so that different batch sizes see as many.
+        examples: Examples of a sweep instead, so that different batch sizes see as many; at least
+            20 updates of them.
         seeds: A sweep each.
         verbose: 0 prints nothing.
         **options: Of model and data, see open_bench: optimizer, baseline, loss, metrics,
@@ -99,11 +101,28 @@ def learning_rate_range(
     progress = progress_lines(verbose)
     with open_bench(build_model, data, progress=progress, **options) as bench:
         size = size_of_updates(bench, batch_size)
-        count = examples // size if examples is not None else (100 if steps is None else steps)
+        count = _number_of_steps(steps, examples, batch_size=size)
         settings = RangeSettings(lowest, highest, steps=count, seeds=tuple(seeds))
         found = bench.measure(measure_learning_rate_range, bench.configuration(size), settings)
         progress.say(found.conclusion())
     return found
+
+
+def _number_of_steps(steps: int | None, examples: int | None, *, batch_size: int) -> int:
+    """Updates of a sweep.
+
+    Raises:
+        InputError: Fewer examples than the fewest updates need.
+    """
+    if examples is None:
+        return _STEPS if steps is None else steps
+    fewest = FEWEST_STEPS * batch_size
+    if examples < fewest:
+        raise InputError(
+            f"`examples` must be at least {FEWEST_STEPS} updates of batch_size={batch_size}: "
+            f"{fewest:,}. Received: {examples}. Give more, or a smaller `batch_size`."
+        )
+    return examples // batch_size
 
 
 def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> RangeReading:
@@ -128,7 +147,7 @@ class RangeSettings:
 
     lowest: float = 1e-6
     highest: float = 10.0
-    steps: int = 100
+    steps: int = _STEPS
     seeds: tuple[int, ...] = (1, 2, 3)
     seconds: float = math.inf
 
