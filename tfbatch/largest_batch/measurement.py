@@ -245,6 +245,7 @@ def measure_memory(
                 target_batch_size,
                 largest=trained.batch_size,
                 replicas=replicas,
+                most=examples,
             )
         failures: list[str] = []
 
