@@ -75,9 +75,9 @@ def find_max_batch_size(
         safety_margin: Share of the budget that is left free. Default: 0.2 where no budget is
             stated, else 0.
         largest: Largest batch of interest. Default: the number of training examples.
-        target_batch_size: A desired batch size: where it does not fit, the micro-batch and
-            number of accumulation steps that make it are found and run too. At most the number
-            of training examples.
+        target_batch_size: A desired batch size: where it is not found to fit, the micro-batch and
+            number of accumulation steps that make it are found and run too, or one slightly
+            smaller where there are no more examples. At most the number of training examples.
         evaluation: Whether the largest evaluation batch is searched too.
         prediction: Whether that of `Model.predict` is, too.
         precision: Keras's dtype policy.
