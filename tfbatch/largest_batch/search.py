@@ -18,7 +18,7 @@ from tfbatch.largest_batch.fresh_process import CUT_SHORT, Prober, ProcessRun
 
 MOST_RUNS = 7
 """Processes of one search."""
-_NOISE = 0.01
+NOISE = 0.01
 """Relative error of a peak: three processes at one size span 0.2 to 2 %, at worst 9 % (alexnet)."""
 _FIRST = 8  # not 1: code that squeezes a batch of one away is common, and harmless
 _ATTEMPTS = 4
@@ -143,7 +143,7 @@ def _answer(
     while True:
         history = _history(runs, replicas)
         step = next_probe(
-            history, budget_bytes=prober.budget_bytes, cap=units, most_probes=more, noise=_NOISE
+            history, budget_bytes=prober.budget_bytes, cap=units, most_probes=more, noise=NOISE
         )
         settled = isinstance(step, LargestBatch) and (
             not step.batch_size or _ran_alone(runs, step.batch_size * replicas)
