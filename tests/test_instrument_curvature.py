@@ -178,19 +178,23 @@ def shifted_model(input_shape, num_classes):
     return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
 
 
-def test_at_initial_weights_normalization_has_the_statistics_of_the_sample(digits):
-    """Mean 0 and variance 1, as a new layer has them, would make the largest eigenvalue huge."""
-    workload = Workload(digits, shifted_model)
+@pytest.mark.parametrize("updates", [0, 1], ids=["initial", "one update"])
+def test_before_many_updates_normalization_has_the_statistics_of_the_sample(digits, updates):
+    """Mean 0 and variance 1, as a new layer has them, would make the largest eigenvalue huge.
+
+    After one update 99 % of the statistics are these.
+    """
+    workload, weights = Workload(digits, shifted_model), Weights(updates, seed=4)
     found = measure_curvature_of(
         context_of(ProgramCache(workload)),
         Configuration(batch_size=32, base_learning_rate=0.01),
-        Weights(seed=4),
+        weights,
         CurvatureSettings(examples=64),
     )
     model = model_at(
         ProgramCache(workload),
         Configuration(batch_size=32, base_learning_rate=0.01),
-        Weights(seed=4),
+        weights,
     )
     (batch,) = training_batches(workload, batch_size=64, batches=1, seed=0, augmented=False)
     normalization = next(

@@ -24,6 +24,7 @@ from tfbatch.instruments.weights_and_examples import (
     Weights,
     model_at,
     size_of_updates,
+    statistics_are_initial,
     training_batches,
 )
 from tfbatch.layers import recalibrate_batch_normalization
@@ -55,7 +56,9 @@ def measure_curvature(
 ) -> CurvatureReading:
     """Measures the ends of the Hessian's spectrum (Lanczos) and its trace (Hutchinson 1989).
 
-    On a fixed sample without augmentation, in inference mode, by Hessian-vector products.
+    On a fixed sample without augmentation, in inference mode, by Hessian-vector products. Before
+    BatchNormalization's moving statistics are those of the data (with Keras's momentum of 0.99,
+    before 299 updates), they are taken from the sample, and the conclusion says so.
 
     Example:
         ```python
@@ -288,8 +291,9 @@ def measure_curvature_of(
         augmented=False,
     )
     batches, note = list(sample), ""
-    # Before any update the moving statistics are those of no data, and eigenvalues meaningless.
-    if weights.untrained and recalibrate_batch_normalization(model, batches, max_passes=1):
+    # Before many updates the moving statistics are those of no data, and eigenvalues meaningless.
+    recalibrated = statistics_are_initial(model, weights)
+    if recalibrated and recalibrate_batch_normalization(model, batches, max_passes=1):
         note = " (moving statistics from the sample)"
     return curvature_of(
         model,

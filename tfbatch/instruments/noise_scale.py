@@ -33,6 +33,7 @@ from tfbatch.instruments.weights_and_examples import (
     Weights,
     model_at,
     size_of_updates,
+    statistics_are_initial,
     training_batches,
 )
 from tfbatch.loss_scaling import unwrapped
@@ -104,8 +105,9 @@ def gradient_noise_scale(
             where a pass over the training examples would hold fewer than 4 batches.
         micro_batches: Micro-batches in a batch.
         mode: "inference": no dropout, BatchNormalization by its moving statistics. "micro-batch":
-            the training mode, each micro-batch normalized by itself. Default: "micro-batch" for a
-            model with BatchNormalization at initial weights, else "inference".
+            the training mode, each micro-batch normalized by itself. Default: "micro-batch" as long
+            as BatchNormalization's moving statistics hold more than 5 % of their initial values
+            (with Keras's momentum of 0.99, before 299 updates), else "inference".
         augmented: Whether a recipe augments the batches as in training.
         preconditioned: Whether tr(P Sigma) / G'PG with P = 1 / (sqrt(v) + epsilon) is measured
             too: v of the optimizer if it has one and has trained, else measured.
@@ -155,8 +157,8 @@ class NoiseScaleSettings:
         micro_batches: k; the large batch has B = k b examples.
         mode: "inference": without dropout, BatchNormalization by its moving statistics.
             "micro-batch": the training mode, dropout on, each micro-batch normalized by itself.
-            None: "micro-batch" for a model with BatchNormalization at initial weights, whose moving
-            statistics are not yet those of any data, else "inference".
+            None: "micro-batch" as long as the moving statistics of BatchNormalization are, for more
+            than 5 %, those of no data, else "inference".
         augmented: Whether batches are augmented as in training.
         preconditioned: Whether the noise scale under an adaptive optimizer is measured too.
         most_pairs: Pairs are measured until the interval is tight, or this many, or 8 passes over
@@ -470,10 +472,7 @@ def measure_noise_scale(
         )
     model = model_at(programs, configuration, weights, heartbeat=task.heartbeat)
     task.heartbeat()
-    normalized = any(
-        isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
-    )
-    default: Mode = "micro-batch" if normalized and weights.untrained else "inference"
+    default: Mode = "micro-batch" if statistics_are_initial(model, weights) else "inference"
     mode = settings.mode or default
     asked, size = settings.small_batch_size, _small_size(settings, examples, mode)
     settings = dataclasses.replace(settings, small_batch_size=size)

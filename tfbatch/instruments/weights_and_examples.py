@@ -17,6 +17,7 @@ from tfbatch.bench import Bench
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.layers._momentum_in_examples import batch_normalizations
 from tfbatch.pipeline.recipe_data import PreparedData
 from tfbatch.pipeline.trainable_data import Data
 from tfbatch.training.class_weights import weighted_by_class, with_class_weight
@@ -25,6 +26,7 @@ from tfbatch.training.trial import Heartbeat
 from tfbatch.training.workload import Workload
 
 _BATCH_SIZE = 128
+_MOST_INITIAL = 0.05
 _NO_WEIGHTS = {"optimizer", "metrics", "seed_generator"}
 """Parts of a file that a model of the same layers need not have."""
 
@@ -109,6 +111,29 @@ def model_at(
             verbose=0,
         )
     return model
+
+
+def statistics_are_initial(model: keras.Model, weights: Weights) -> bool:
+    """Whether moving statistics of batch normalization are, for a good part, those of no data.
+
+        momentum ** updates > 0.05
+
+    With Keras's 0.99 that is so before 299 updates, with 0.9 before 29. Kept weights are taken to
+    have had many, and statistics of a frozen layer are those that its training uses too.
+
+    Args:
+        model: The model at these weights.
+        weights: Which weights.
+    """
+    layers = batch_normalizations(model)
+    if weights.file:
+        return False
+    if weights.untrained:
+        return bool(layers)
+    return any(
+        layer.trainable and layer.momentum**weights.trained_steps > _MOST_INITIAL
+        for layer in layers
+    )
 
 
 def on_one_device_in_float32(programs: ProgramCache) -> ProgramCache:
