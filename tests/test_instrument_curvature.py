@@ -169,6 +169,15 @@ def test_nothing_to_measure_is_refused():
         CurvatureSettings(examples=0)
 
 
+def test_a_hessian_that_is_not_finite_is_told_as_one():
+    model = two_linear()
+    model.layers[0].kernel.assign(np.full((4, 3), np.nan))
+    batch = (tf.ones((2, 4)), tf.zeros((2, 1)))
+
+    with pytest.raises(InputError, match=r"The Hessian at the given weights is not finite\. Look"):
+        curvature_of(model, [batch], settings=CurvatureSettings())
+
+
 def shifted_model(input_shape, num_classes):
     """Its first layer's outputs are far from mean 0 and deviation 1, which a new model assumes."""
     inputs = keras.Input(input_shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -200,6 +201,35 @@ def test_the_model_is_left_as_it_was():
     noise_scale_of(model, linear_batches(3, 8, 1), settings=settings, mode="micro-batch")
     for variable, value in zip(model.variables, before, strict=True):
         assert np.array_equal(variable.numpy(), value), variable.path
+
+
+def test_a_gradient_that_is_not_finite_is_told_as_one():
+    model = linear_model([math.nan, 0.0, 0.0, 0.0])
+    settings = NoiseScaleSettings(small_batch_size=4, micro_batches=2, most_pairs=3)
+
+    with pytest.raises(InputError, match=r"The gradient at the given weights is not finite\. Look"):
+        noise_scale_of(model, linear_batches(3, 8, 1), settings=settings)
+
+
+def test_a_training_before_the_measurement_that_diverges_is_told_with_its_remedy(programs):
+    with pytest.raises(
+        InputError,
+        match=r"after 3 updates is not finite\. .*smaller, --baseline=learning_rate=.*in Python",
+    ):
+        measure_noise_scale(
+            context_of(programs),
+            Configuration(batch_size=32, base_learning_rate=1e30),
+            Weights(trained_steps=3),
+            NoiseScaleSettings(small_batch_size=4, most_pairs=2),
+        )
+
+
+def test_weights_that_were_not_trained_here_are_not_said_to_have_diverged(tmp_path):
+    file = tmp_path / "kept.weights.h5"
+    file.touch()
+
+    assert Weights().remedy.startswith("Look at the inputs: they may be too large")
+    assert Weights(file=file).remedy.startswith("Look at the weights in kept.weights.h5 and the")
 
 
 def normalized(input_shape=(4,), num_classes=1, *, momentum=0.9, trainable=True):

@@ -204,6 +204,7 @@ def curvature_of(
     *,
     settings: CurvatureSettings,
     where: str = "at the given weights",
+    remedy: str = "Look at the weights and the inputs.",
     heartbeat: Callable[[], None] = lambda: None,
 ) -> CurvatureReading:
     """Measures any compiled Keras model at its weights, in inference mode, and leaves it as it was.
@@ -213,6 +214,7 @@ def curvature_of(
         batches: The fixed sample, as `fit` takes batches.
         settings: How to measure.
         where: Said in the conclusion.
+        remedy: Said where the Hessian is not finite: what to change.
         heartbeat: Called after every product.
 
     Raises:
@@ -226,7 +228,9 @@ def curvature_of(
         heartbeat()
         return image
 
-    product(np.ones(hessian.dimension))  # traced now, so that a product can be timed
+    first = product(np.ones(hessian.dimension))  # traced now, so that a product can be timed
+    if not np.isfinite(first).all():
+        raise InputError(f"The Hessian {where} is not finite. {remedy}")
     lanczos, trace = _affordable(product, hessian.dimension, settings, started)
     eigenvalues = extreme_eigenvalues(
         product, dimension=hessian.dimension, most_products=lanczos, seed=settings.seed
@@ -300,5 +304,6 @@ def measure_curvature_of(
         batches,
         settings=settings,
         where=f"{weights}{note}",
+        remedy=weights.remedy,
         heartbeat=task.heartbeat,
     )

@@ -305,6 +305,7 @@ def noise_scale_of(
     num_examples: int | None = None,
     pilot: Iterable[object] = (),
     where: str = "at the given weights",
+    remedy: str = "Look at the weights and the inputs.",
     heartbeat: Callable[[], None] = lambda: None,
 ) -> NoiseScaleReading:
     """Measures any compiled Keras model at its weights, and leaves it as it was.
@@ -323,10 +324,11 @@ def noise_scale_of(
         num_examples: Number of examples that the batches are drawn from; None if infinite.
         pilot: Batches that a preconditioner is measured on; the first of `batches` by default.
         where: Said in the conclusion.
+        remedy: Said where a gradient is not finite: what to change.
         heartbeat: Called after every pair.
 
     Raises:
-        InputError: A model whose gradient cannot be measured, or no full batch.
+        InputError: A model whose gradient cannot be measured or is not finite, or no full batch.
     """
     started = time.perf_counter()
     norms = LayerNorms(model, micro_batches=settings.micro_batches, training=mode == "micro-batch")
@@ -343,6 +345,8 @@ def noise_scale_of(
     large: list[np.ndarray] = []
     for batch in iterator:
         one, other = norms(batch, scales)
+        if not np.isfinite([one, other]).all():
+            raise InputError(f"The gradient {where} is not finite. {remedy}")
         small.append(one)
         large.append(other)
         heartbeat()
@@ -484,6 +488,7 @@ def measure_noise_scale(
         num_examples=examples,
         pilot=_pass(programs.workload, settings, examples, number=MOST_PASSES),
         where=f"{weights}{'' if settings.augmented else ', without augmentation,'}",
+        remedy=weights.remedy,
         heartbeat=task.heartbeat,
     )
     return dataclasses.replace(found, small_batch_size_asked=asked if size < asked else None)

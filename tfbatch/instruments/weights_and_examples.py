@@ -59,6 +59,17 @@ class Weights:
         """Whether nothing was trained."""
         return not self.trained_steps and self.file is None
 
+    @property
+    def remedy(self) -> str:
+        """What to look at where a gradient at these weights is not finite."""
+        if self.trained_steps:
+            return (
+                "The training may have diverged: make its learning rate smaller, "
+                "--baseline=learning_rate=..., in Python baseline='learning_rate=...'."
+            )
+        kept = f"the weights in {self.file.name} and " if self.file else ""
+        return f"Look at {kept}the inputs: they may be too large, or not finite themselves."
+
     def __str__(self) -> str:
         """For a sentence, e.g. "after 100 updates"."""
         if self.file:
