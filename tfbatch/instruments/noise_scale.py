@@ -110,7 +110,8 @@ def gradient_noise_scale(
             (with Keras's momentum of 0.99, before 299 updates), else "inference".
         augmented: Whether a recipe augments the batches as in training.
         preconditioned: Whether tr(P Sigma) / G'PG with P = 1 / (sqrt(v) + epsilon) is measured
-            too: v of the optimizer if it has one and has trained, else measured.
+            too: v of the optimizer if it has one and has trained, else measured. Weights whose
+            gradient was 0 throughout, such as of words not met yet, are left out, and it is said.
         most_pairs: Most pairs.
         seconds: About what measuring may take, at least 8 pairs.
         seed: Of weights and training.
@@ -197,7 +198,8 @@ class NoiseScaleReading:
         layers: Names of the layers with trainable weights.
         by_layer: The noise scale of each.
         preconditioned: tr(P Sigma) / G'PG, or None.
-        preconditioner: Where P = 1 / (sqrt(v) + epsilon) comes from, or None.
+        preconditioner: Where P = 1 / (sqrt(v) + epsilon) comes from, and for how many weights it
+            is 0 since v is, or None.
         squared_gradient_of_data: |G|^2 of the training examples themselves; the estimate's is that
             of the population that they come from, see `squared_gradient_of_data_set`.
         small_batch_size: b.
@@ -538,8 +540,8 @@ def slots_preconditioner(model: keras.Model) -> tuple[list[tf.Tensor], str] | No
     if hasattr(optimizer, "beta_2"):  # Adam's v begins at 0
         correction = 1.0 - float(optimizer.beta_2) ** steps
     epsilon = float(getattr(optimizer, "epsilon", _EPSILON))
-    scales = [_scale(slot.value / correction, epsilon) for slot in slots]
-    return scales, f"v of {type(optimizer).__name__} after {steps} updates"
+    scales, left_out = _scales([slot.value / correction for slot in slots], epsilon)
+    return scales, f"v of {type(optimizer).__name__} after {steps} updates{left_out}"
 
 
 def measured_preconditioner(
@@ -552,11 +554,24 @@ def measured_preconditioner(
         squares = [tf.square(gradient) for gradient in norms.mean_gradient(batch)]
         moments = [a + b for a, b in zip(moments, squares, strict=True)] if count else squares
         count += 1
-    return [_scale(m / max(count, 1), _EPSILON) for m in moments], f"v measured on {count} batches"
+    scales, left_out = _scales([moment / max(count, 1) for moment in moments], _EPSILON)
+    return scales, f"v measured on {count} batches{left_out}"
 
 
-def _scale(second_moment: tf.Tensor, epsilon: float) -> tf.Tensor:
-    return 1.0 / (tf.sqrt(second_moment) + epsilon)
+def _scales(second_moments: Sequence[tf.Tensor], epsilon: float) -> tuple[list[tf.Tensor], str]:
+    """P, and a part of a sentence on the weights that are left out.
+
+    Where v is 0 no gradient was seen, and P would be 1 / epsilon: such a weight (of a word that was
+    not met yet) would outweigh all others at its first gradient, which no update lets happen.
+    """
+    scales = [
+        tf.where(moment > 0, 1.0 / (tf.sqrt(moment) + epsilon), 0.0) for moment in second_moments
+    ]
+    total = sum(int(tf.size(scale)) for scale in scales)
+    unseen = total - sum(int(tf.math.count_nonzero(scale)) for scale in scales)
+    share = f"{100 * unseen / max(total, 1):.3g} %"
+    left_out = f", without {share} of the weights, whose gradient was 0 throughout"
+    return scales, left_out if unseen else ""
 
 
 def _has_a_figure(found: NoiseScale) -> bool:
