@@ -51,7 +51,7 @@ def main(*, examples: int = 16_000, epochs: int = 1, batch_size: int = 128) -> d
     print(f"rules of the sweep: {test.result}")
     for one in test.constant:
         print(f"constant rate {one.learning_rate:.3g}: loss {one.loss:.3g}")
-    print(f"suggested {test.suggestion:.3g}")
+    print("suggested", f"{test.suggestion:.3g}" if test.suggestion else f"none: {test.doubts}")
     losses = {}
     for name, rate in (("compiled", compiled), ("suggested", test.suggestion or compiled)):
         keras.utils.set_random_seed(1)

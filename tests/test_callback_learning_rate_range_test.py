@@ -268,6 +268,22 @@ def test_where_updates_are_left_constant_rates_are_held_from_the_same_weights():
     assert int(model.optimizer.iterations) == 0
 
 
+def test_constant_rates_of_which_none_holds_are_a_doubt():
+    """The same quadratic, with updates for one constant rate alone, which diverges."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.compile(keras.optimizers.SGD(7.0), loss=lambda y, p: 2 * (p[:, 0] - 1) ** 2 + 1)
+    model.set_weights([np.array([[0.0]])])
+    test = LearningRateRangeTest(1e-3, 10.0, steps=30)
+
+    model.fit(np.ones((60, 1)), np.ones(60), batch_size=1, callbacks=[test], verbose=0)
+
+    assert test.constant
+    assert not any(one.held for one in test.constant)
+    smallest = test.constant[-1].learning_rate
+    assert f"no constant rate that was tried holds, not even {smallest:.3g}:" in test.doubts[-1]
+    assert test.suggestion is None or test.suggestion < smallest
+
+
 def test_a_flat_loss_gives_no_suggestion_and_says_why():
     test = LearningRateRangeTest(1e-12, 1e-10)
 

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from tfbatch.errors import InputError
-from tfbatch.estimators.range_test import has_diverged, read_range_test
+from tfbatch.estimators.range_test import (
+    ConstantRate,
+    RangeTest,
+    best_rate,
+    doubts_of_constant_rates,
+    has_diverged,
+    read_range_test,
+)
 
 RATES = np.geomspace(1e-5, 10, 121)  # 20 steps to a factor of ten
 
@@ -278,3 +285,22 @@ def test_a_bounded_loss_climbs_without_diverging():
     assert found.diverges_at is None
     assert found.ends_at == found.climbs_at == pytest.approx(10**-0.5, rel=0.1)
     assert never.ends_at is None
+
+
+@pytest.mark.parametrize(
+    ("rules", "suggested"),
+    [(0.4, None), (0.375, None), (0.1, 0.1), (None, None)],
+    ids=["larger than a rate that does not hold", "such a rate", "smaller than all", "no descent"],
+)
+def test_no_rate_is_suggested_that_was_measured_not_to_hold(rules, suggested):
+    """The sweep diverges at 3; three halves do not hold, and then the time is over."""
+    result = RangeTest(rules, (), 3.0, (2.0, 1.0), ())
+    tried = tuple(ConstantRate(rate, math.nan, held=False) for rate in (1.5, 0.75, 0.375))
+
+    assert best_rate(result, tried) == suggested
+    assert doubts_of_constant_rates(tried) == (
+        "no constant rate that was tried holds, not even 0.375: go further down",
+    )
+    held = (*tried, ConstantRate(0.1875, 0.5, held=True))
+    assert (best_rate(result, held), doubts_of_constant_rates(held)) == (0.1875, ())
+    assert (best_rate(result, ()), doubts_of_constant_rates(())) == (rules, ())

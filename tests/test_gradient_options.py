@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -15,7 +17,12 @@ from tfbatch.estimators.noise_scale import estimate_noise_scale
 from tfbatch.instruments.curvature import CurvatureSettings, measure_curvature_of
 from tfbatch.instruments.learning_rate_range import RangeSettings, measure_learning_rate_range
 from tfbatch.instruments.noise_scale import NoiseScaleSettings, measure_noise_scale
-from tfbatch.instruments.weights_and_examples import Weights, model_at, training_batches
+from tfbatch.instruments.weights_and_examples import (
+    Weights,
+    model_at,
+    size_of_updates,
+    training_batches,
+)
 from tfbatch.pipeline import PreparedData
 from tfbatch.pipeline.array_data import StoredData
 from tfbatch.pipeline.array_storage import store_data
@@ -327,3 +334,13 @@ def test_the_functions_take_these_options_to_their_worker(kept, stored):
     )
     assert (found.where, found.estimate.count) == (wanted.where, wanted.estimate.count)
     assert found.estimate.noise_trace == pytest.approx(wanted.estimate.noise_trace, rel=1e-4)
+
+
+def test_the_size_of_updates_is_a_whole_number_of_examples_that_there_are():
+    bench = types.SimpleNamespace(data=types.SimpleNamespace(splits={"train": 100}))
+
+    assert size_of_updates(bench, None) == 100
+    assert type(size_of_updates(bench, np.int64(32))) is int
+    for wrong in (0, 101, 16.5):
+        with pytest.raises(InputError, match=f"whole number from 1 to .* 100. Received: {wrong}"):
+            size_of_updates(bench, wrong)

@@ -150,6 +150,22 @@ def test_a_quick_pipeline_that_takes_the_models_cores_is_told():
     assert "lengthens the step by 40%" in InputBoundReading((found,)).conclusion()
 
 
+def test_batches_made_on_the_device_for_nothing_shorten_no_step():
+    """0.98 s together, where the model alone was timed to take 1 s: that is noise."""
+
+    def said(*together):
+        shares = tuple(
+            InputShare(8 * n, *(StepTime(8 * n, t, (t, t, t)) for t in (0.0, 1.0, both)))
+            for n, both in enumerate(together, start=1)
+        )
+        return InputBoundReading(shares, on_device=True).conclusion()
+
+    assert "-" not in said(0.98, 0.97)
+    assert said(0.98, 1.09).endswith("by no more than 10% at every measured batch size.")
+    assert "at batch size 16 that lengthens the model's step by 40%, the most" in said(0.98, 1.4)
+    assert "--data_on=host" in said(0.98, 1.4)
+
+
 def test_the_verdict_of_a_size_between_is_that_of_the_nearest_by_ratio():
     found = InputBoundReading((share(2.0, 1.0, 8), share(0.5, 1.0, 64)))
 

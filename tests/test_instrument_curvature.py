@@ -169,6 +169,15 @@ def test_nothing_to_measure_is_refused():
         CurvatureSettings(examples=0)
 
 
+def test_a_hessian_that_is_not_finite_is_told_as_one():
+    model = two_linear()
+    model.layers[0].kernel.assign(np.full((4, 3), np.nan))
+    batch = (tf.ones((2, 4)), tf.zeros((2, 1)))
+
+    with pytest.raises(InputError, match=r"The Hessian at the given weights is not finite\. Look"):
+        curvature_of(model, [batch], settings=CurvatureSettings())
+
+
 def shifted_model(input_shape, num_classes):
     """Its first layer's outputs are far from mean 0 and deviation 1, which a new model assumes."""
     inputs = keras.Input(input_shape)
@@ -178,19 +187,23 @@ def shifted_model(input_shape, num_classes):
     return keras.Model(inputs, keras.layers.Dense(num_classes)(hidden))
 
 
-def test_at_initial_weights_normalization_has_the_statistics_of_the_sample(digits):
-    """Mean 0 and variance 1, as a new layer has them, would make the largest eigenvalue huge."""
-    workload = Workload(digits, shifted_model)
+@pytest.mark.parametrize("updates", [0, 1], ids=["initial", "one update"])
+def test_before_many_updates_normalization_has_the_statistics_of_the_sample(digits, updates):
+    """Mean 0 and variance 1, as a new layer has them, would make the largest eigenvalue huge.
+
+    After one update 99 % of the statistics are these.
+    """
+    workload, weights = Workload(digits, shifted_model), Weights(updates, seed=4)
     found = measure_curvature_of(
         context_of(ProgramCache(workload)),
         Configuration(batch_size=32, base_learning_rate=0.01),
-        Weights(seed=4),
+        weights,
         CurvatureSettings(examples=64),
     )
     model = model_at(
         ProgramCache(workload),
         Configuration(batch_size=32, base_learning_rate=0.01),
-        Weights(seed=4),
+        weights,
     )
     (batch,) = training_batches(workload, batch_size=64, batches=1, seed=0, augmented=False)
     normalization = next(

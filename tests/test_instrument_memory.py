@@ -26,7 +26,14 @@ from tfbatch.instruments.image_size_memory import ResizedData, measure_memory_by
 from tfbatch.instruments.largest_batch import find_max_batch_size
 from tfbatch.instruments.open_bench import open_bench
 from tfbatch.largest_batch import fresh_process
-from tfbatch.largest_batch.fresh_process import Peak, Prober, Written, climb, read_written
+from tfbatch.largest_batch.fresh_process import (
+    Peak,
+    Prober,
+    ProcessRun,
+    Written,
+    climb,
+    read_written,
+)
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory, open_prober
 from tfbatch.largest_batch.search import (
     MOST_RUNS,
@@ -406,6 +413,49 @@ def test_micro_batches_make_the_target_batch(target, largest, replicas, expected
     assert target <= micro * steps
 
 
+@pytest.mark.parametrize(
+    ("target", "largest", "replicas", "expected"),
+    [
+        (101, 40, 1, (33, 3)),
+        (1437, 64, 1, (62, 23)),
+        (397, 10, 1, (10, 39)),
+        (101, 4, 4, (4, 25)),
+        (100, 33, 1, (25, 4)),
+    ],
+)
+def test_a_target_of_all_training_examples_is_planned_with_no_more_than_there_are(
+    target, largest, replicas, expected
+):
+    """Rounded up it would be 102, 1,449, 400 or 104: no stream has as many."""
+    found = plan_accumulation(target, largest=largest, replicas=replicas, most=target)
+
+    assert found == expected
+    assert math.prod(found) <= target
+
+
+class Limited:
+    """A prober of data that has so many training examples; any batch of them fits."""
+
+    budget_bytes = 100.0
+
+    def __init__(self, steps, examples):
+        self._steps, self._examples = steps, examples
+
+    def run(self, sizes):
+        if sizes[0] * self._steps > self._examples:
+            raise InputError(f"`batch_size` must be from 1 to the {self._examples} examples.")
+        written = Written(1, (Peak(sizes[0], 10),))
+        return ProcessRun(tuple(sizes), "ok", written, "", 1.0, 0)
+
+
+def test_a_plan_near_the_number_of_examples_can_be_run():
+    made = verify_accumulation(lambda steps: Limited(steps, 101), 101, largest=40, most=101)
+
+    assert isinstance(made, Accumulation)
+    assert (made.refused, made.peak_bytes) == ("", 10)
+    assert (made.target, made.batch_size) == (101, 99)
+
+
 def test_accumulation_is_run_and_shrunk_until_its_sums_fit(make_prober, floor):
     """The sums of gradients take 40 MB here, which a micro-batch of 64 leaves no room for."""
     holding = make_prober(floor + 70, per_example=MEGABYTE * 1.8)
@@ -612,8 +662,9 @@ def test_a_budget_that_is_none_is_refused_before_any_work(budget):
     ("options", "message"),
     [
         ({"safety_margin": 1.0}, "`safety_margin` must be at least 0 and below 1"),
-        ({"largest": 0}, "`largest` must be >= 1"),
-        ({"target_batch_size": -3}, "`target_batch_size` must be >= 1"),
+        ({"largest": 0}, "`largest` must be a whole number >= 1"),
+        ({"largest": 16.5}, r"`largest` must be a whole number >= 1\. Received: 16\.5"),
+        ({"target_batch_size": -3}, "`target_batch_size` must be a whole number >= 1"),
     ],
 )
 def test_bad_options_are_refused_before_any_work(options, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -23,7 +24,7 @@ from tfbatch.instruments.noise_scale import (
     measure_noise_scale,
     noise_scale_of,
 )
-from tfbatch.instruments.weights_and_examples import Weights
+from tfbatch.instruments.weights_and_examples import Weights, statistics_are_initial
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -200,6 +201,69 @@ def test_the_model_is_left_as_it_was():
     noise_scale_of(model, linear_batches(3, 8, 1), settings=settings, mode="micro-batch")
     for variable, value in zip(model.variables, before, strict=True):
         assert np.array_equal(variable.numpy(), value), variable.path
+
+
+def test_a_gradient_that_is_not_finite_is_told_as_one():
+    model = linear_model([math.nan, 0.0, 0.0, 0.0])
+    settings = NoiseScaleSettings(small_batch_size=4, micro_batches=2, most_pairs=3)
+
+    with pytest.raises(InputError, match=r"The gradient at the given weights is not finite\. Look"):
+        noise_scale_of(model, linear_batches(3, 8, 1), settings=settings)
+
+
+def test_a_training_before_the_measurement_that_diverges_is_told_with_its_remedy(programs):
+    with pytest.raises(
+        InputError,
+        match=r"after 3 updates is not finite\. .*smaller, --baseline=learning_rate=.*in Python",
+    ):
+        measure_noise_scale(
+            context_of(programs),
+            Configuration(batch_size=32, base_learning_rate=1e30),
+            Weights(trained_steps=3),
+            NoiseScaleSettings(small_batch_size=4, most_pairs=2),
+        )
+
+
+def test_weights_that_were_not_trained_here_are_not_said_to_have_diverged(tmp_path):
+    file = tmp_path / "kept.weights.h5"
+    file.touch()
+
+    assert Weights().remedy.startswith("Look at the inputs: they may be too large")
+    assert Weights(file=file).remedy.startswith("Look at the weights in kept.weights.h5 and the")
+
+
+def normalized(input_shape=(4,), num_classes=1, *, momentum=0.9, trainable=True):
+    inputs = keras.Input(input_shape)
+    layer = keras.layers.BatchNormalization(momentum=momentum, trainable=trainable)
+    return keras.Model(
+        inputs, keras.layers.Dense(num_classes)(layer(keras.layers.Flatten()(inputs)))
+    )
+
+
+def test_moving_statistics_are_initial_as_long_as_they_hold_a_twentieth_of_it(tmp_path):
+    """0.9 ** 28 is 0.052, 0.9 ** 29 is 0.047."""
+    model, file = normalized(), tmp_path / "kept.weights.h5"
+    file.touch()
+
+    steps = (0, 1, 28, 29)
+    assert [statistics_are_initial(model, Weights(n)) for n in steps] == [True] * 3 + [False]
+    assert statistics_are_initial(normalized(momentum=0.99), Weights(298))
+    assert not statistics_are_initial(normalized(momentum=0.99), Weights(299))
+    assert not statistics_are_initial(model, Weights(file=file))
+    assert not statistics_are_initial(normalized(trainable=False), Weights(1)), "they stay as used"
+    assert statistics_are_initial(normalized(trainable=False), Weights())
+    assert not any(statistics_are_initial(linear_model(), Weights(n)) for n in (0, 1))
+
+
+@pytest.mark.parametrize(("steps", "mode"), [(1, "micro-batch"), (30, "inference")], ids=str)
+def test_after_few_updates_each_micro_batch_is_normalized_by_itself(digits, steps, mode):
+    reading = measure_noise_scale(
+        context_of(ProgramCache(Workload(digits, normalized))),
+        Configuration(batch_size=32, base_learning_rate=0.001),
+        Weights(steps),
+        NoiseScaleSettings(small_batch_size=8, micro_batches=2, most_pairs=2),
+    )
+    assert reading.mode == mode
 
 
 def test_few_pairs_are_called_weak():

@@ -16,7 +16,7 @@ from tfbatch.charts import Chart, Series
 from tfbatch.charts.plotly_figure import figure
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
-from tfbatch.estimators.range_test import ConstantRates, RangeTest
+from tfbatch.estimators.range_test import ConstantRate, ConstantRates, RangeTest
 from tfbatch.instruments import learning_rate_range
 from tfbatch.instruments.learning_rate_range import (
     RangeReading,
@@ -97,6 +97,23 @@ def test_halves_are_tried_until_they_hold_and_as_long_as_they_end_lower():
         (0.10625, True),
     ]
     assert len(tried(above=1e4)) == 10
+
+
+def test_a_rate_that_was_measured_not_to_hold_is_not_suggested():
+    """The rules' median is 0.4; the smallest constant rate that the time allowed for is 0.375."""
+    tried = tuple(ConstantRate(rate, math.nan, held=False) for rate in (1.5, 0.75, 0.375))
+    result = RangeTest(0.4, (), 3.0, (2.3, 2.2, 1.0), ("one seed only",))
+    reading = RangeReading(8, (0.001, 0.01, 0.1, 3.0), ((2.3,) * 4,), result, (1,), 1.0, tried)
+
+    said = reading.conclusion()
+    assert (reading.learning_rate, reading.limit) == (None, None)
+    assert "suggests no learning rate and diverges at 3, above what training tolerates" in said
+    assert said.endswith(
+        "Do not trust it: one seed only; no constant rate that was tried holds, not even 0.375: "
+        "go further down."
+    )
+    assert reading.doubts[0] == "one seed only"
+    assert reading.charts()[0].marks == ()
 
 
 def test_the_chart_leaves_out_what_a_divergence_reaches():
@@ -223,3 +240,15 @@ def test_a_sweep_that_is_too_low_says_so(programs):
 def test_wrong_sweeps_are_refused(wrong):
     with pytest.raises(InputError, match="must"):
         RangeSettings(**wrong)
+
+
+def test_too_few_examples_of_a_sweep_are_refused_by_their_name():
+    steps = learning_rate_range._number_of_steps
+
+    with pytest.raises(
+        InputError,
+        match=r"`examples` must be at least 20 updates of batch_size=128: 2,560\. Received: 500\.",
+    ):
+        steps(None, 500, batch_size=128)
+    assert steps(None, 2560, batch_size=128) == 20
+    assert (steps(None, None, batch_size=128), steps(30, None, batch_size=128)) == (100, 30)

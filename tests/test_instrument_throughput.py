@@ -7,6 +7,7 @@ import math
 import types
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_model
 from contexts import context_of
@@ -289,6 +290,35 @@ def test_a_comparison_whose_process_dies_costs_no_step_time():
     assert "Mixed precision was not compared: It died." in said
 
 
+@pytest.mark.parametrize(
+    ("seconds", "steps"), [(math.inf, math.inf), (60.0, 36.0)], ids=["no limit", "a minute"]
+)
+def test_what_the_comparisons_leave_of_the_time_is_the_steps(seconds, steps):
+    """Of no limit they leave no limit: every size is then measured."""
+    asked: list[Any] = []
+    bench: Any = failing_bench(SearchError("It died."), compare_xla, compare_precision)
+    measure = bench.measure
+
+    def noted(function, *arguments):
+        if function is throughput.measure_throughput_of:
+            asked.append(arguments[1])
+        return measure(function, *arguments)
+
+    bench.measure = noted
+    configurations = [bench.configuration(size) for size in SIZES]
+    throughput._measured(bench, configurations, seconds, xla=True, mixed_precision=True)
+
+    assert asked == [pytest.approx(steps)]
+
+
+def test_sizes_of_numpy_are_measured_as_the_numbers_that_they_are():
+    """As Python's own: a table after the measurement calls methods that NumPy's may lack."""
+    sizes = throughput._checked(2 ** np.arange(6, 2, -1))
+
+    assert sizes == [8, 16, 32, 64]
+    assert {type(size) for size in sizes} == {int}
+
+
 def test_a_stop_in_a_comparison_is_one():
     bench: Any = failing_bench(StoppedError("stop"), compare_xla)
     configurations = [bench.configuration(size) for size in SIZES]
@@ -365,7 +395,9 @@ def test_a_real_training_is_timed_at_every_size():
     assert report.input_bound.shares[0].batch_size == 16
 
 
-@pytest.mark.parametrize("sizes", [[], [0, 8]], ids=["none", "zero"])
+@pytest.mark.parametrize(
+    "sizes", [[], [0, 8], [8, 16.5], [math.nan]], ids=["none", "zero", "half", "not a number"]
+)
 def test_batch_sizes_that_cannot_be_used_are_refused_first(sizes):
     with pytest.raises(InputError, match="`batch_sizes` must hold"):
         tfbatch.measure_throughput("no such model", "digits", batch_sizes=sizes)

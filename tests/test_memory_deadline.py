@@ -31,7 +31,12 @@ from tfbatch.largest_batch import fresh_process, measurement, search
 from tfbatch.largest_batch.deadline import Deadline, allowed_seconds
 from tfbatch.largest_batch.fresh_process import CUT_SHORT, Peak, Prober, ProcessRun, Written
 from tfbatch.largest_batch.measurement import MemoryReport, measure_memory
-from tfbatch.largest_batch.search import LargestSize, search_largest, verify_accumulation
+from tfbatch.largest_batch.search import (
+    Accumulation,
+    LargestSize,
+    search_largest,
+    verify_accumulation,
+)
 from tfbatch.largest_batch.training_load import UsableMemory, find_usable_memory
 from tfbatch.request.execution import Execution
 from tfbatch.request.request import make_request
@@ -104,7 +109,7 @@ def found_in(seconds, *, cap=100_000, **options):
 
 def report_of(found, **options):
     told = {"allowed_seconds": 60.0, "more_seconds": 120.0, **options}
-    stages = (told.pop("evaluation", None), None)
+    stages = (told.pop("evaluation", None), told.pop("accumulation", None))
     return MemoryReport(BUDGET, "stated", "CPU", 1, "10, as asked", found, *stages, **told)
 
 
@@ -451,6 +456,43 @@ def test_micro_batches_without_time_are_told_where_the_largest_batch_is_known(st
 
     assert (report.training.cut_short, report.accumulation, report.cut_short) == (False, None, True)
     assert "Micro-batches for a batch of 2000 were not measured." in report.conclusion()
+
+
+def test_a_target_above_the_largest_allowed_is_not_said_not_to_fit(stages):
+    bench = bench_of(seconds=1000.0)
+    report = stages.measure(bench, largest=64, target_batch_size=256, evaluation=False)
+
+    assert (report.batch_size, report.training.answer.verdict) == (64, "cap")
+    conclusion = report.conclusion()
+    assert "A batch of 256 was not run (the largest allowed is 64): `tfbatch.acc" in conclusion
+    assert "does not fit" not in conclusion
+
+
+def test_a_target_above_what_the_time_allowed_for_is_not_said_not_to_fit():
+    made = Accumulation(2000, 500, 4, 600)
+    early = report_of(found_in(10.0), accumulation=made)
+    failed = LargestBatch(512, 1024, "cut short", "the time was over", 2)
+    later = report_of(LargestSize(failed, (), None), accumulation=made)
+    refused = report_of(
+        found_in(10.0), accumulation=dataclasses.replace(made, peak_bytes=None, refused="No room.")
+    )
+
+    assert "A batch of 2000 was not run (the time was over): `tfbatch.acc" in early.conclusion()
+    assert "A batch of 2000 does not fit: `tfbatch.accumulated" in later.conclusion()
+    assert (
+        "A batch of 2000 was not run (the time was over), and 4 micro-batches of 500 with the sum "
+        "of their gradients do not fit: No room."
+    ) in refused.conclusion()
+
+
+def test_a_target_of_about_all_examples_is_planned_within_them(stages):
+    bench = bench_of(seconds=1000.0, examples=1997)
+    report = stages.measure(bench, evaluation=False, target_batch_size=1997)
+
+    assert report.training.answer.verdict == "found"
+    assert report.batch_size < 1997
+    assert 1900 < report.accumulation.batch_size <= 1997
+    assert "A batch of 1997 does not fit: `tfbatch.accumulated" in report.conclusion()
 
 
 @pytest.mark.parametrize("error", [InputError("No metric."), SearchError("No room.")], ids=str)

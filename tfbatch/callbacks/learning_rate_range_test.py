@@ -21,6 +21,7 @@ from tfbatch.estimators.range_test import (
     RangeTest,
     best_rate,
     divergence_bar,
+    doubts_of_constant_rates,
     has_diverged,
     largest_held_rate,
     read_range_test,
@@ -69,7 +70,8 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
 
     Attributes:
         suggestion: Learning rate: the constant one that ended lowest, else the geometric median of
-            the rules; None if nothing was found.
+            the rules; None if nothing was found, or only what is no smaller than a constant rate
+            that did not hold.
         limit: The largest rate that held for `steps` updates; None if none was tried or held.
         constant: The trainings at constant rates, descending.
         doubts: Why not to trust it.
@@ -231,6 +233,7 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
             self.limit = largest_held_rate(self.constant)
             if self.result is not None:
                 self.suggestion = best_rate(self.result, self.constant)
+                self.doubts = (*self.result.doubts, *doubts_of_constant_rates(self.constant))
             self._hold_the_next_rate(sweep)
 
     def _hold_the_next_rate(self, sweep: Sweep) -> None:

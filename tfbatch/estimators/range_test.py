@@ -144,14 +144,29 @@ class ConstantRates:
 
 
 def best_rate(result: RangeTest, constant: Sequence[ConstantRate]) -> float | None:
-    """The constant rate whose loss ended lowest; where none held, the median of the rules."""
+    """The constant rate whose loss ended lowest; where none held, the median of the rules.
+
+    None where that median is no smaller than a rate that was measured not to hold.
+    """
     held = [one for one in constant if one.held]
-    return min(held, key=lambda one: one.loss).learning_rate if held else result.learning_rate
+    if held:
+        return min(held, key=lambda one: one.loss).learning_rate
+    rate = result.learning_rate
+    disproved = min((one.learning_rate for one in constant), default=math.inf)
+    return rate if rate is not None and rate < disproved else None
 
 
 def largest_held_rate(constant: Sequence[ConstantRate]) -> float | None:
     """The largest rate that held for a whole sweep; None if none did."""
     return max((one.learning_rate for one in constant if one.held), default=None)
+
+
+def doubts_of_constant_rates(constant: Sequence[ConstantRate]) -> tuple[str, ...]:
+    """Why to trust no suggestion where constant rates were tried and none held; else empty."""
+    if not constant or largest_held_rate(constant) is not None:
+        return ()
+    smallest = min(one.learning_rate for one in constant)
+    return (f"no constant rate that was tried holds, not even {smallest:.3g}: go further down",)
 
 
 def read_range_test(learning_rates: npt.ArrayLike, losses: npt.ArrayLike) -> RangeTest:

@@ -24,6 +24,7 @@ from tfbatch.instruments.weights_and_examples import (
     Weights,
     model_at,
     size_of_updates,
+    statistics_are_initial,
     training_batches,
 )
 from tfbatch.layers import recalibrate_batch_normalization
@@ -55,7 +56,9 @@ def measure_curvature(
 ) -> CurvatureReading:
     """Measures the ends of the Hessian's spectrum (Lanczos) and its trace (Hutchinson 1989).
 
-    On a fixed sample without augmentation, in inference mode, by Hessian-vector products.
+    On a fixed sample without augmentation, in inference mode, by Hessian-vector products. Before
+    BatchNormalization's moving statistics are those of the data (with Keras's momentum of 0.99,
+    before 299 updates), they are taken from the sample, and the conclusion says so.
 
     Example:
         ```python
@@ -201,6 +204,7 @@ def curvature_of(
     *,
     settings: CurvatureSettings,
     where: str = "at the given weights",
+    remedy: str = "Look at the weights and the inputs.",
     heartbeat: Callable[[], None] = lambda: None,
 ) -> CurvatureReading:
     """Measures any compiled Keras model at its weights, in inference mode, and leaves it as it was.
@@ -210,6 +214,7 @@ def curvature_of(
         batches: The fixed sample, as `fit` takes batches.
         settings: How to measure.
         where: Said in the conclusion.
+        remedy: Said where the Hessian is not finite: what to change.
         heartbeat: Called after every product.
 
     Raises:
@@ -223,7 +228,9 @@ def curvature_of(
         heartbeat()
         return image
 
-    product(np.ones(hessian.dimension))  # traced now, so that a product can be timed
+    first = product(np.ones(hessian.dimension))  # traced now, so that a product can be timed
+    if not np.isfinite(first).all():
+        raise InputError(f"The Hessian {where} is not finite. {remedy}")
     lanczos, trace = _affordable(product, hessian.dimension, settings, started)
     eigenvalues = extreme_eigenvalues(
         product, dimension=hessian.dimension, most_products=lanczos, seed=settings.seed
@@ -288,13 +295,15 @@ def measure_curvature_of(
         augmented=False,
     )
     batches, note = list(sample), ""
-    # Before any update the moving statistics are those of no data, and eigenvalues meaningless.
-    if weights.untrained and recalibrate_batch_normalization(model, batches, max_passes=1):
+    # Before many updates the moving statistics are those of no data, and eigenvalues meaningless.
+    recalibrated = statistics_are_initial(model, weights)
+    if recalibrated and recalibrate_batch_normalization(model, batches, max_passes=1):
         note = " (moving statistics from the sample)"
     return curvature_of(
         model,
         batches,
         settings=settings,
         where=f"{weights}{note}",
+        remedy=weights.remedy,
         heartbeat=task.heartbeat,
     )

@@ -23,6 +23,7 @@ from tfbatch.instruments.largest_batch import MARGIN
 from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.largest_batch.fresh_process import Climb, Ended, Peak, Prober, climb
 from tfbatch.largest_batch.measurement import open_prober
+from tfbatch.largest_batch.search import NOISE
 from tfbatch.largest_batch.training_load import TrainingLoad, find_usable_memory
 from tfbatch.pipeline.trainable_data import EVALUATION_BATCH_SIZE, Data
 from tfbatch.quantities import bytes_of
@@ -32,6 +33,7 @@ from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
 
 _LINE_POINTS = 4  # the largest sizes: the small ones lie on the floor that start-up leaves
+_BATCH_SIZES = (8, 16, 32, 64, 128)
 
 
 def measure_memory_by_image_size(
@@ -39,7 +41,7 @@ def measure_memory_by_image_size(
     data: object,
     *,
     image_sizes: Sequence[int],
-    batch_sizes: Sequence[int] = (8, 16, 32, 64, 128),
+    batch_sizes: Sequence[int] | None = None,
     memory_budget: float | str | None = None,
     precision: str = "float32",
     **options: Unpack[BenchOptions],
@@ -53,31 +55,32 @@ def measure_memory_by_image_size(
         build_model: See find_batch_size; a builder that takes `input_shape`.
         data: Data of images: they are resized in the pipeline.
         image_sizes: Heights and widths in pixels, in increasing order.
-        batch_sizes: Batch sizes, in increasing order; those that do not fit are left out.
+        batch_sizes: Batch sizes, in increasing order, at most the number of training examples; none
+            follows after one that does not fit. Default: 8, 16, 32, 64 and 128, as far as there are
+            examples.
         memory_budget: See find_max_batch_size; default: 0.8 of the usable memory.
         precision: Keras's dtype policy.
         **options: Of model and data, see open_bench: optimizer, baseline, loss, metrics,
             class_weight, model_arguments, data_dir, image_size, records_dir.
 
     Returns:
-        The measured peaks, and for each image size a line with a PREDICTED largest batch.
+        The measured peaks, and for each image size a line with a PREDICTED largest batch, where
+            memory was shown to grow with the batch.
 
     Raises:
-        InputError: Sizes that do not grow, or that do not fit.
+        InputError: Sizes that do not grow, that do not fit, or larger than the training split.
         DataError: Data absent or damaged.
     """
     budget = bytes_of(memory_budget)
-    for name, sizes in (("image_sizes", image_sizes), ("batch_sizes", batch_sizes)):
-        if len(sizes) < 2 or sorted(set(sizes)) != list(sizes) or sizes[0] < 1:
-            raise InputError(
-                f"`{name}` must be at least two numbers >= 1 that grow. Received: {list(sizes)}."
-            )
+    images = _growing("image_sizes", image_sizes)
+    asked = None if batch_sizes is None else _growing("batch_sizes", batch_sizes)
     with open_bench(
         build_model,
         data,
         execution=Execution(workers=1, precision=precision),
         **options,
     ) as bench:
+        batches = _within(asked, bench.data.splits["train"])
         usable = bench.measure(find_usable_memory)
         bench.rest()
         bytes_allowed = budget or (1 - MARGIN) * usable.size_bytes
@@ -86,13 +89,51 @@ def measure_memory_by_image_size(
         def climb_of(image_size: int) -> Climb:
             return bench.task(measure_resized, one, image_size)
 
-        first = climb_of(image_sizes[0])
+        first = climb_of(images[0])
         with open_prober(bench, first, usable=usable, budget_bytes=bytes_allowed) as prober:
             return measure_image_sizes(
                 lambda size: dataclasses.replace(prober, climb=climb_of(size)),
-                image_sizes,
-                batch_sizes=batch_sizes,
+                images,
+                batch_sizes=batches,
             )
+
+
+def _growing(name: str, sizes: Sequence[int]) -> list[int]:
+    """The sizes as Python's own whole numbers, which a process can write down.
+
+    Raises:
+        InputError: Fewer than two, or such as do not grow.
+    """
+    asked = list(sizes)
+    whole = all(float(size).is_integer() and size >= 1 for size in asked)
+    if len(asked) < 2 or not whole or sorted(set(asked)) != asked:
+        raise InputError(
+            f"`{name}` must be at least two whole numbers >= 1 that grow. Received: {asked}."
+        )
+    return [int(size) for size in asked]
+
+
+def _within(asked: Sequence[int] | None, examples: int) -> list[int]:
+    """The batch sizes to run: those asked for, or the usual ones as far as there are examples.
+
+    Raises:
+        InputError: One that was asked for exceeds the training examples, or there are too few.
+    """
+    if asked is None:
+        usual = [size for size in _BATCH_SIZES if size <= examples]
+        if len(usual) < 2:
+            raise InputError(
+                "`batch_sizes` must be given where there are fewer training examples than "
+                f"{_BATCH_SIZES[1]}. Received: None for {examples}. Give two sizes or more, at "
+                f"most {examples}."
+            )
+        return usual
+    if asked[-1] > examples:
+        raise InputError(
+            f"`batch_sizes` must not exceed the {examples} training examples. "
+            f"Received: {asked[-1]}."
+        )
+    return list(asked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,22 +142,28 @@ class AtImageSize:
 
     Attributes:
         image_size: Height and width in pixels.
-        peaks: Peak of the process after each batch size, in order.
-        predicted: The largest batch under the budget, PREDICTED by the line through them.
+        peaks: Peak of the process after each batch size, in order; the last may be over the budget.
+        predicted: The largest batch under the budget, PREDICTED by the line through them. Without
+            an upper end of its interval memory was not shown to grow, and it says nothing.
     """
 
     image_size: int
     peaks: tuple[Peak, ...]
     predicted: MemoryPrediction
 
+    @property
+    def grows(self) -> bool:
+        """Whether memory was shown to grow with the batch."""
+        return self.predicted.interval.bounded
+
 
 class ImageSizeRow(TypedDict):
-    """A size of the images, for a table."""
+    """A size of the images, for a table; None where memory was not shown to grow."""
 
     image_size: int
-    megabytes_per_example: float
+    megabytes_per_example: float | None
     fixed_megabytes: int
-    predicted_largest_batch_size: float
+    predicted_largest_batch_size: int | None
     measured_up_to: int
 
 
@@ -134,11 +181,15 @@ class ImageSizeMemory:
 
     @property
     def area_exponent(self) -> float:
-        """The p of `bytes_per_example = c * area**p`, by least squares of logarithms, or nan."""
-        if len(self.sizes) < 2:
+        """The p of `bytes_per_example = c * area**p`, by least squares of logarithms, or nan.
+
+        Of the image sizes at which memory was shown to grow with the batch; nan for fewer than two.
+        """
+        growing = [found for found in self.sizes if found.grows]
+        if len(growing) < 2:
             return math.nan
-        areas = [2 * math.log(found.image_size) for found in self.sizes]
-        costs = [max(found.predicted.bytes_per_example, 1.0) for found in self.sizes]
+        areas = [2 * math.log(found.image_size) for found in growing]
+        costs = [found.predicted.bytes_per_example for found in growing]
         return float(np.polyfit(areas, np.log(costs), 1)[0])
 
     def rows(self) -> list[ImageSizeRow]:
@@ -146,10 +197,12 @@ class ImageSizeMemory:
         return [
             {
                 "image_size": found.image_size,
-                "megabytes_per_example": round(found.predicted.bytes_per_example / 1e6, 3),
+                "megabytes_per_example": (
+                    round(found.predicted.bytes_per_example / 1e6, 3) if found.grows else None
+                ),
                 "fixed_megabytes": round(found.predicted.fixed_bytes / 1e6),
-                "predicted_largest_batch_size": found.predicted.batch_size,
-                "measured_up_to": found.peaks[-1].size,
+                "predicted_largest_batch_size": found.predicted.batch_size if found.grows else None,
+                "measured_up_to": max(_fitting(found.peaks, self.budget_bytes)),
             }
             for found in self.sizes
         ]
@@ -161,13 +214,33 @@ class ImageSizeMemory:
 
     def conclusion(self) -> str:
         """What follows, in words."""
-        first, last = self.sizes[0], self.sizes[-1]
-        return (
-            f"What an example costs grows with the image's area to the power "
-            f"{self.area_exponent:.2f}: under {self.budget_bytes / 1e6:,.0f} MB the predicted "
-            f"largest batch goes from {first.predicted.batch_size} at {first.image_size} pixels to "
-            f"{last.predicted.batch_size} at {last.image_size}."
-        )
+        growing = [found for found in self.sizes if found.grows]
+        under = f"under {self.budget_bytes / 1e6:,.0f} MB the predicted largest batch"
+        said = []
+        if len(growing) > 1:
+            first, last = growing[0], growing[-1]
+            said.append(
+                "What an example costs grows with the image's area to the power "
+                f"{self.area_exponent:.2f}: {under} goes from {first.predicted.batch_size} at "
+                f"{first.image_size} pixels to {last.predicted.batch_size} at {last.image_size}."
+            )
+        else:
+            said.append("How what an example costs grows with the image's area is not known.")
+            said += [
+                f"At {found.image_size} pixels {under} is {found.predicted.batch_size}."
+                for found in growing
+            ]
+        if flat := [str(found.image_size) for found in self.sizes if not found.grows]:
+            said.append(
+                f"Memory was not shown to grow with the batch at {', '.join(flat)} pixels: measure "
+                "larger batch sizes there (`batch_sizes`)."
+            )
+        return " ".join(said)
+
+
+def _fitting(peaks: Sequence[Peak], budget_bytes: float) -> list[int]:
+    """The batch sizes whose peak is within the budget: the last that was run may not be."""
+    return [peak.size for peak in peaks if peak.peak_bytes <= budget_bytes]
 
 
 def measure_image_sizes(
@@ -178,7 +251,7 @@ def measure_image_sizes(
     Args:
         prober_of: `prober_of(image_size)` runs batch sizes on images of a size.
         image_sizes: Heights and widths in pixels.
-        batch_sizes: Batch sizes in increasing order; those that do not fit are left out.
+        batch_sizes: Batch sizes in increasing order; none follows after one that does not fit.
 
     Raises:
         InputError: Fewer than two batch sizes fit at an image size; the model refuses the shape.
@@ -188,17 +261,19 @@ def measure_image_sizes(
         prober = prober_of(image_size)
         run = prober.run(batch_sizes)
         peaks = run.written.peaks
-        if len(peaks) < 2:
+        fitting = _fitting(peaks, prober.budget_bytes)
+        if len(fitting) < 2:
             raise InputError(
                 f"At {image_size} pixels at least two of the batch sizes "
                 f"{', '.join(map(str, batch_sizes))} must run within the budget. Received: "
-                f"{len(peaks)} that do ({run.outcome}). Give a larger budget or smaller ones."
+                f"{len(fitting)} that do ({run.outcome}). Give a larger budget or smaller ones."
             )
         line = predict_largest_batch_size(
             [peak.size for peak in peaks[-_LINE_POINTS:]],
             [peak.peak_bytes for peak in peaks[-_LINE_POINTS:]],
             budget_bytes=prober.budget_bytes,
             margin=0.0,
+            noise=NOISE,
         )
         found.append(AtImageSize(image_size, peaks, line))
     return ImageSizeMemory(tuple(found), prober.budget_bytes)

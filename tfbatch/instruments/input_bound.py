@@ -139,15 +139,7 @@ class InputBoundReading:
     def conclusion(self) -> str:
         """See tfbatch.instruments.Reading."""
         if self.on_device:
-            most = max(self.shares, key=lambda share: share.added)
-            remedy = (
-                ": --data_on=host makes them beside the model" if most.added > NOTICEABLE else ""
-            )
-            return (
-                "Batches are made on the device, within the step, and no pipeline feeds it: at "
-                f"batch size {most.batch_size} that lengthens the model's step by "
-                f"{most.added:.0%}, the most of the measured sizes{remedy}."
-            )
+            return self._of_device()
         bound = self._sizes("input-bound")
         if bound:
             return (
@@ -171,6 +163,21 @@ class InputBoundReading:
         return (
             "The model holds the training up at every measured batch size: the pipeline alone is "
             f"faster{shared}."
+        )
+
+    def _of_device(self) -> str:
+        """The same of batches that are made within the step."""
+        made = "Batches are made on the device, within the step, and no pipeline feeds it"
+        most = max(self.shares, key=lambda share: share.added)
+        if most.added <= NOTICEABLE:  # it may be below 0, by noise
+            return (
+                f"{made}: that lengthens the model's step by no more than {NOTICEABLE:.0%} at "
+                "every measured batch size."
+            )
+        return (
+            f"{made}: at batch size {most.batch_size} that lengthens the model's step by "
+            f"{most.added:.0%}, the most of the measured sizes: --data_on=host makes them beside "
+            "the model."
         )
 
     def charts(self) -> tuple[Chart, ...]:

@@ -75,9 +75,9 @@ def find_max_batch_size(
         safety_margin: Share of the budget that is left free. Default: 0.2 where no budget is
             stated, else 0.
         largest: Largest batch of interest. Default: the number of training examples.
-        target_batch_size: A desired batch size: where it does not fit, the micro-batch and
-            number of accumulation steps that make it are found and run too. At most the number
-            of training examples.
+        target_batch_size: A desired batch size: where it is not found to fit, the micro-batch and
+            number of accumulation steps that make it are found and run too, or one slightly
+            smaller where there are no more examples. At most the number of training examples.
         evaluation: Whether the largest evaluation batch is searched too.
         prediction: Whether that of `Model.predict` is, too.
         precision: Keras's dtype policy.
@@ -105,8 +105,8 @@ def find_max_batch_size(
     budget = bytes_of(memory_budget)
     margin = _margin(safety_margin, stated=budget is not None)
     for name, value in (("largest", largest), ("target_batch_size", target_batch_size)):
-        if value is not None and value < 1:
-            raise InputError(f"`{name}` must be >= 1. Received: {value}.")
+        if value is not None and not (float(value).is_integer() and value >= 1):
+            raise InputError(f"`{name}` must be a whole number >= 1. Received: {value}.")
     progress = progress_lines(verbose)
     with open_bench(
         build_model,
@@ -128,8 +128,8 @@ def find_max_batch_size(
             bench,
             budget_bytes=budget,
             margin=margin,
-            largest=largest,
-            target_batch_size=target_batch_size,
+            largest=None if largest is None else int(largest),
+            target_batch_size=None if target_batch_size is None else int(target_batch_size),
             evaluation=evaluation,
             prediction=prediction,
         )

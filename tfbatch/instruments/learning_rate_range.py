@@ -26,6 +26,7 @@ from tfbatch.estimators.range_test import (
     ConstantRates,
     RangeTest,
     best_rate,
+    doubts_of_constant_rates,
     largest_held_rate,
     read_range_test,
 )
@@ -43,6 +44,7 @@ HEADING = "Learning-rate range test"
 ORDER = 50
 SHARE = 3.0
 _FIRST = 5
+_STEPS = 100
 _LARGE = 128
 _FOR_SEEDS = 0.5
 """Share of the time that the seeds may take, so that a limit is found too."""
@@ -68,12 +70,12 @@ def learning_rate_range(
         rate(step) = lowest * (highest / lowest) ** (step / (steps - 1))
 
     Each seed builds the model anew; a sweep stops when it diverges. Several rules read the mean
-    curve, and `result.doubts` says why not to trust them.
+    curve, and `doubts` says why not to trust what is found.
 
     Example:
         ```python
         found = tfbatch.learning_rate_range("small_cnn", "digits", batch_size=64)
-        print(found.learning_rate, found.result.doubts)
+        print(found.learning_rate, found.doubts)
         ```
 
     Args:
@@ -83,7 +85,8 @@ def learning_rate_range(
         lowest: Learning rate of the first update.
         highest: Learning rate of the last one.
         steps: Updates of a sweep, at least 20. Default: 100.
-        examples: Examples of a sweep instead, so that different batch sizes see as many.
+        examples: Examples of a sweep instead, so that different batch sizes see as many; at least
+            20 updates of them.
         seeds: A sweep each.
         verbose: 0 prints nothing.
         **options: Of model and data, see open_bench: optimizer, baseline, loss, metrics,
@@ -98,11 +101,28 @@ def learning_rate_range(
     progress = progress_lines(verbose)
     with open_bench(build_model, data, progress=progress, **options) as bench:
         size = size_of_updates(bench, batch_size)
-        count = examples // size if examples is not None else (100 if steps is None else steps)
+        count = _number_of_steps(steps, examples, batch_size=size)
         settings = RangeSettings(lowest, highest, steps=count, seeds=tuple(seeds))
         found = bench.measure(measure_learning_rate_range, bench.configuration(size), settings)
         progress.say(found.conclusion())
     return found
+
+
+def _number_of_steps(steps: int | None, examples: int | None, *, batch_size: int) -> int:
+    """Updates of a sweep.
+
+    Raises:
+        InputError: Fewer examples than the fewest updates need.
+    """
+    if examples is None:
+        return _STEPS if steps is None else steps
+    fewest = FEWEST_STEPS * batch_size
+    if examples < fewest:
+        raise InputError(
+            f"`examples` must be at least {FEWEST_STEPS} updates of batch_size={batch_size}: "
+            f"{fewest:,}. Received: {examples}. Give more, or a smaller `batch_size`."
+        )
+    return examples // batch_size
 
 
 def probe(bench: Bench, *, batch_sizes: Sequence[int], seconds: float) -> RangeReading:
@@ -121,12 +141,13 @@ class RangeSettings:
         highest: Learning rate of the last one.
         steps: Updates of a sweep, at least 20.
         seeds: One sweep each, from its own initial weights and with its own order.
-        seconds: After this long no further seed begins.
+        seconds: No sweep begins, of a seed or at a constant rate, that is not expected to end in
+            the time; the seeds, but the first, take half of it at most.
     """
 
     lowest: float = 1e-6
     highest: float = 10.0
-    steps: int = 100
+    steps: int = _STEPS
     seeds: tuple[int, ...] = (1, 2, 3)
     seconds: float = math.inf
 
@@ -173,9 +194,15 @@ class RangeReading:
     def learning_rate(self) -> float | None:
         """The suggestion; None without a descent.
 
-        The constant rate whose loss ended lowest, else the median of the rules.
+        The constant rate whose loss ended lowest, else the median of the rules; None where no
+        constant rate held and one of them is as small as that median.
         """
         return best_rate(self.result, self.constant)
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why not to rely on it: of the curve, and of constant rates of which none held."""
+        return (*self.result.doubts, *doubts_of_constant_rates(self.constant))
 
     @property
     def limit(self) -> float | None:
@@ -223,7 +250,7 @@ class RangeReading:
             else f"does not diverge up to {self.learning_rates[-1]:.3g}"
         )
         of = "Do not trust it" if self.limit is None else "Do not trust the curve alone"
-        doubts = f" {of}: {'; '.join(result.doubts)}." if result.doubts else ""
+        doubts = f" {of}: {'; '.join(self.doubts)}." if self.doubts else ""
         return (
             f"The range test at batch size {self.batch_size} ({len(self.seeds)} seeds, "
             f"{len(self.learning_rates)} updates) {found} and {end}; it is where to look, and no "

@@ -33,6 +33,7 @@ from tfbatch.instruments.weights_and_examples import (
     Weights,
     model_at,
     size_of_updates,
+    statistics_are_initial,
     training_batches,
 )
 from tfbatch.loss_scaling import unwrapped
@@ -104,11 +105,13 @@ def gradient_noise_scale(
             where a pass over the training examples would hold fewer than 4 batches.
         micro_batches: Micro-batches in a batch.
         mode: "inference": no dropout, BatchNormalization by its moving statistics. "micro-batch":
-            the training mode, each micro-batch normalized by itself. Default: "micro-batch" for a
-            model with BatchNormalization at initial weights, else "inference".
+            the training mode, each micro-batch normalized by itself. Default: "micro-batch" as long
+            as BatchNormalization's moving statistics hold more than 5 % of their initial values
+            (with Keras's momentum of 0.99, before 299 updates), else "inference".
         augmented: Whether a recipe augments the batches as in training.
         preconditioned: Whether tr(P Sigma) / G'PG with P = 1 / (sqrt(v) + epsilon) is measured
-            too: v of the optimizer if it has one and has trained, else measured.
+            too: v of the optimizer if it has one and has trained, else measured. Weights whose
+            gradient was 0 throughout, such as of words not met yet, are left out, and it is said.
         most_pairs: Most pairs.
         seconds: About what measuring may take, at least 8 pairs.
         seed: Of weights and training.
@@ -155,8 +158,8 @@ class NoiseScaleSettings:
         micro_batches: k; the large batch has B = k b examples.
         mode: "inference": without dropout, BatchNormalization by its moving statistics.
             "micro-batch": the training mode, dropout on, each micro-batch normalized by itself.
-            None: "micro-batch" for a model with BatchNormalization at initial weights, whose moving
-            statistics are not yet those of any data, else "inference".
+            None: "micro-batch" as long as the moving statistics of BatchNormalization are, for more
+            than 5 %, those of no data, else "inference".
         augmented: Whether batches are augmented as in training.
         preconditioned: Whether the noise scale under an adaptive optimizer is measured too.
         most_pairs: Pairs are measured until the interval is tight, or this many, or 8 passes over
@@ -195,7 +198,8 @@ class NoiseScaleReading:
         layers: Names of the layers with trainable weights.
         by_layer: The noise scale of each.
         preconditioned: tr(P Sigma) / G'PG, or None.
-        preconditioner: Where P = 1 / (sqrt(v) + epsilon) comes from, or None.
+        preconditioner: Where P = 1 / (sqrt(v) + epsilon) comes from, and for how many weights it
+            is 0 since v is, or None.
         squared_gradient_of_data: |G|^2 of the training examples themselves; the estimate's is that
             of the population that they come from, see `squared_gradient_of_data_set`.
         small_batch_size: b.
@@ -303,6 +307,7 @@ def noise_scale_of(
     num_examples: int | None = None,
     pilot: Iterable[object] = (),
     where: str = "at the given weights",
+    remedy: str = "Look at the weights and the inputs.",
     heartbeat: Callable[[], None] = lambda: None,
 ) -> NoiseScaleReading:
     """Measures any compiled Keras model at its weights, and leaves it as it was.
@@ -321,10 +326,11 @@ def noise_scale_of(
         num_examples: Number of examples that the batches are drawn from; None if infinite.
         pilot: Batches that a preconditioner is measured on; the first of `batches` by default.
         where: Said in the conclusion.
+        remedy: Said where a gradient is not finite: what to change.
         heartbeat: Called after every pair.
 
     Raises:
-        InputError: A model whose gradient cannot be measured, or no full batch.
+        InputError: A model whose gradient cannot be measured or is not finite, or no full batch.
     """
     started = time.perf_counter()
     norms = LayerNorms(model, micro_batches=settings.micro_batches, training=mode == "micro-batch")
@@ -341,6 +347,8 @@ def noise_scale_of(
     large: list[np.ndarray] = []
     for batch in iterator:
         one, other = norms(batch, scales)
+        if not np.isfinite([one, other]).all():
+            raise InputError(f"The gradient {where} is not finite. {remedy}")
         small.append(one)
         large.append(other)
         heartbeat()
@@ -470,10 +478,7 @@ def measure_noise_scale(
         )
     model = model_at(programs, configuration, weights, heartbeat=task.heartbeat)
     task.heartbeat()
-    normalized = any(
-        isinstance(layer, keras.layers.BatchNormalization) for layer in model._flatten_layers()
-    )
-    default: Mode = "micro-batch" if normalized and weights.untrained else "inference"
+    default: Mode = "micro-batch" if statistics_are_initial(model, weights) else "inference"
     mode = settings.mode or default
     asked, size = settings.small_batch_size, _small_size(settings, examples, mode)
     settings = dataclasses.replace(settings, small_batch_size=size)
@@ -485,6 +490,7 @@ def measure_noise_scale(
         num_examples=examples,
         pilot=_pass(programs.workload, settings, examples, number=MOST_PASSES),
         where=f"{weights}{'' if settings.augmented else ', without augmentation,'}",
+        remedy=weights.remedy,
         heartbeat=task.heartbeat,
     )
     return dataclasses.replace(found, small_batch_size_asked=asked if size < asked else None)
@@ -534,8 +540,8 @@ def slots_preconditioner(model: keras.Model) -> tuple[list[tf.Tensor], str] | No
     if hasattr(optimizer, "beta_2"):  # Adam's v begins at 0
         correction = 1.0 - float(optimizer.beta_2) ** steps
     epsilon = float(getattr(optimizer, "epsilon", _EPSILON))
-    scales = [_scale(slot.value / correction, epsilon) for slot in slots]
-    return scales, f"v of {type(optimizer).__name__} after {steps} updates"
+    scales, left_out = _scales([slot.value / correction for slot in slots], epsilon)
+    return scales, f"v of {type(optimizer).__name__} after {steps} updates{left_out}"
 
 
 def measured_preconditioner(
@@ -548,11 +554,24 @@ def measured_preconditioner(
         squares = [tf.square(gradient) for gradient in norms.mean_gradient(batch)]
         moments = [a + b for a, b in zip(moments, squares, strict=True)] if count else squares
         count += 1
-    return [_scale(m / max(count, 1), _EPSILON) for m in moments], f"v measured on {count} batches"
+    scales, left_out = _scales([moment / max(count, 1) for moment in moments], _EPSILON)
+    return scales, f"v measured on {count} batches{left_out}"
 
 
-def _scale(second_moment: tf.Tensor, epsilon: float) -> tf.Tensor:
-    return 1.0 / (tf.sqrt(second_moment) + epsilon)
+def _scales(second_moments: Sequence[tf.Tensor], epsilon: float) -> tuple[list[tf.Tensor], str]:
+    """P, and a part of a sentence on the weights that are left out.
+
+    Where v is 0 no gradient was seen, and P would be 1 / epsilon: such a weight (of a word that was
+    not met yet) would outweigh all others at its first gradient, which no update lets happen.
+    """
+    scales = [
+        tf.where(moment > 0, 1.0 / (tf.sqrt(moment) + epsilon), 0.0) for moment in second_moments
+    ]
+    total = sum(int(tf.size(scale)) for scale in scales)
+    unseen = total - sum(int(tf.math.count_nonzero(scale)) for scale in scales)
+    share = f"{100 * unseen / max(total, 1):.3g} %"
+    left_out = f", without {share} of the weights, whose gradient was 0 throughout"
+    return scales, left_out if unseen else ""
 
 
 def _has_a_figure(found: NoiseScale) -> bool:

@@ -167,7 +167,8 @@ def _measured(
     mixed_precision = alone if mixed_precision is None else mixed_precision
     of_xla = _XLA_SHARE * seconds if xla else 0.0
     of_precision = _PRECISION_SHARE * seconds if mixed_precision else 0.0
-    left = seconds - of_xla - of_precision
+    aside = (_XLA_SHARE if xla else 0.0) + (_PRECISION_SHARE if mixed_precision else 0.0)
+    left = (1 - aside) * seconds  # no difference of seconds: of no limit it is not a number
     found = bench.measure(measure_throughput_of, configurations, left, wanted)
     by_size = {one.batch_size: one for one in configurations}
     knee = found.knee.batch_size
@@ -516,12 +517,11 @@ def sizes_of_interest(num_examples: int, *, on_gpu: bool) -> list[int]:
 
 
 def _checked(batch_sizes: Sequence[int]) -> list[int]:
-    sizes = sorted(set(batch_sizes))
-    if not sizes or sizes[0] < 1:
-        raise InputError(
-            f"`batch_sizes` must hold whole numbers >= 1. Received: {list(batch_sizes)}."
-        )
-    return sizes
+    """Ascending, each once, as Python's own whole numbers: NumPy's may lack their methods."""
+    asked = list(batch_sizes)
+    if not asked or not all(float(size).is_integer() and size >= 1 for size in asked):
+        raise InputError(f"`batch_sizes` must hold whole numbers >= 1. Received: {asked}.")
+    return sorted({int(size) for size in asked})
 
 
 def with_odd_sizes(batch_sizes: Iterable[int]) -> list[int]:

@@ -17,6 +17,7 @@ from tfbatch.bench import Bench
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.layers._momentum_in_examples import batch_normalizations
 from tfbatch.pipeline.recipe_data import PreparedData
 from tfbatch.pipeline.trainable_data import Data
 from tfbatch.training.class_weights import weighted_by_class, with_class_weight
@@ -25,6 +26,7 @@ from tfbatch.training.trial import Heartbeat
 from tfbatch.training.workload import Workload
 
 _BATCH_SIZE = 128
+_MOST_INITIAL = 0.05
 _NO_WEIGHTS = {"optimizer", "metrics", "seed_generator"}
 """Parts of a file that a model of the same layers need not have."""
 
@@ -56,6 +58,17 @@ class Weights:
     def untrained(self) -> bool:
         """Whether nothing was trained."""
         return not self.trained_steps and self.file is None
+
+    @property
+    def remedy(self) -> str:
+        """What to look at where a gradient at these weights is not finite."""
+        if self.trained_steps:
+            return (
+                "The training may have diverged: make its learning rate smaller, "
+                "--baseline=learning_rate=..., in Python baseline='learning_rate=...'."
+            )
+        kept = f"the weights in {self.file.name} and " if self.file else ""
+        return f"Look at {kept}the inputs: they may be too large, or not finite themselves."
 
     def __str__(self) -> str:
         """For a sentence, e.g. "after 100 updates"."""
@@ -109,6 +122,29 @@ def model_at(
             verbose=0,
         )
     return model
+
+
+def statistics_are_initial(model: keras.Model, weights: Weights) -> bool:
+    """Whether moving statistics of batch normalization are, for a good part, those of no data.
+
+        momentum ** updates > 0.05
+
+    With Keras's 0.99 that is so before 299 updates, with 0.9 before 29. Kept weights are taken to
+    have had many, and statistics of a frozen layer are those that its training uses too.
+
+    Args:
+        model: The model at these weights.
+        weights: Which weights.
+    """
+    layers = batch_normalizations(model)
+    if weights.file:
+        return False
+    if weights.untrained:
+        return bool(layers)
+    return any(
+        layer.trainable and layer.momentum**weights.trained_steps > _MOST_INITIAL
+        for layer in layers
+    )
 
 
 def on_one_device_in_float32(programs: ProgramCache) -> ProgramCache:
@@ -217,13 +253,13 @@ def size_of_updates(bench: Bench, asked: int | None) -> int:
     """The batch size that is asked for, or 128 or all examples.
 
     Raises:
-        InputError: It exceeds the training examples, or is below 1.
+        InputError: It exceeds the training examples, is below 1, or no whole number.
     """
     examples = bench.data.splits["train"]
     size = min(_BATCH_SIZE, examples) if asked is None else asked
-    if not 1 <= size <= examples:
+    if not (float(size).is_integer() and 1 <= size <= examples):
         raise InputError(
-            f"`batch_size` must be from 1 to the number of training examples, {examples}. "
-            f"Received: {size}."
+            "`batch_size` must be a whole number from 1 to the number of training examples, "
+            f"{examples}. Received: {size}."
         )
-    return size
+    return int(size)

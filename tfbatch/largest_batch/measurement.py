@@ -67,7 +67,7 @@ class MemoryReport:
         cap: Largest batch that was allowed, and why, in words.
         training: The largest training batch; validation's own batch fits beside it.
         evaluation: The largest evaluation batch; None if it was not asked for, or failed.
-        accumulation: How to make the target batch where it does not fit; else None.
+        accumulation: How to make the target batch where it was not found to fit; else None.
         prediction: The largest batch of `predict`; None if it was not asked for, or failed.
         held_by_others: Bytes of the fullest GPU that other processes held when it began.
         allowed_seconds: What all processes together were allowed to take; infinite for no limit.
@@ -185,16 +185,25 @@ class MemoryReport:
         made = self.accumulation
         if made and made.peak_bytes:
             yield (
-                f"A batch of {made.target} does not fit: `tfbatch.accumulated(model, "
-                f"micro_batch_size={made.micro_batch_size})` makes one of {made.batch_size} from "
-                f"{made.steps} micro-batches ({_megabytes(made.peak_bytes)}, verified)."
+                f"A batch of {made.target} {self._why_not(made.target)}: "
+                f"`tfbatch.accumulated(model, micro_batch_size={made.micro_batch_size})` makes one "
+                f"of {made.batch_size} from {made.steps} micro-batches "
+                f"({_megabytes(made.peak_bytes)}, verified)."
             )
         elif made:
             yield (
-                f"A batch of {made.target} does not fit, nor do {made.steps} micro-batches of "
-                f"{made.micro_batch_size} with the sum of their gradients"
-                f"{': ' + made.refused if made.refused else '.'}"
+                f"A batch of {made.target} {self._why_not(made.target)}, and {made.steps} "
+                f"micro-batches of {made.micro_batch_size} with the sum of their gradients do not "
+                f"fit{': ' + made.refused if made.refused else '.'}"
             )
+
+    def _why_not(self, target: int) -> str:
+        """Of a larger batch than the largest: whether that is known not to fit, or was not run."""
+        answer, failed = self.training.answer, self.training.smallest_that_failed
+        if answer.verdict == "found" or (failed is not None and failed <= target):
+            return "does not fit"
+        allowed = f"the largest allowed is {self.batch_size}"
+        return f"was not run ({allowed if answer.verdict == 'cap' else answer.reason})"
 
 
 def measure_memory(
@@ -245,6 +254,7 @@ def measure_memory(
                 target_batch_size,
                 largest=trained.batch_size,
                 replicas=replicas,
+                most=examples,
             )
         failures: list[str] = []
 

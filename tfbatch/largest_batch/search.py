@@ -8,6 +8,7 @@ time or the processes were used up before: then the answer is what had been meas
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from tfbatch.errors import InputError, SearchError
@@ -17,7 +18,7 @@ from tfbatch.largest_batch.fresh_process import CUT_SHORT, Prober, ProcessRun
 
 MOST_RUNS = 7
 """Processes of one search."""
-_NOISE = 0.01
+NOISE = 0.01
 """Relative error of a peak: three processes at one size span 0.2 to 2 %, at worst 9 % (alexnet)."""
 _FIRST = 8  # not 1: code that squeezes a batch of one away is common, and harmless
 _ATTEMPTS = 4
@@ -142,7 +143,7 @@ def _answer(
     while True:
         history = _history(runs, replicas)
         step = next_probe(
-            history, budget_bytes=prober.budget_bytes, cap=units, most_probes=more, noise=_NOISE
+            history, budget_bytes=prober.budget_bytes, cap=units, most_probes=more, noise=NOISE
         )
         settled = isinstance(step, LargestBatch) and (
             not step.batch_size or _ran_alone(runs, step.batch_size * replicas)
@@ -227,32 +228,49 @@ class Accumulation:
 
     @property
     def batch_size(self) -> int:
-        """Examples in an update: the target number where a divisor fits, else a little more."""
+        """Examples in an update: the target where a divisor fits, else a little more.
+
+        A little less where there are no more training examples.
+        """
         return self.micro_batch_size * self.steps
 
 
-def plan_accumulation(target: int, *, largest: int, replicas: int = 1) -> tuple[int, int]:
+def plan_accumulation(
+    target: int, *, largest: int, replicas: int = 1, most: int | None = None
+) -> tuple[int, int]:
     """Micro-batch and number of steps that make a batch.
 
         def plan():
             fewest = ceil(target / largest)
             exact = [k for k in range(fewest, 2 * fewest + 1) if target % (k * replicas) == 0]
             steps = exact[0] if exact else fewest
-            return ceil(target / steps / replicas) * replicas, steps
+            micro = ceil(target / steps / replicas) * replicas
+            if micro * steps <= most:
+                return micro, steps
+            return max((micro - replicas, steps), (micro, most // micro), key=math.prod)
 
     Args:
         target: Examples in an update.
         largest: Largest batch that fits, a multiple of `replicas`.
         replicas: Devices that share every batch.
+        most: Examples that an update may have, at least the target; None for any number.
     """
     fewest = -(-target // largest)
     exact = (k for k in range(fewest, 2 * fewest + 1) if target % (k * replicas) == 0)
     steps = next(exact, fewest)
-    return -(-target // (steps * replicas)) * replicas, steps
+    micro = -(-target // (steps * replicas)) * replicas
+    if most is None or micro * steps <= most:
+        return micro, steps
+    return max((micro - replicas, steps), (micro, most // micro), key=math.prod)
 
 
 def verify_accumulation(
-    prober_of: Callable[[int], Prober], target: int, *, largest: int, replicas: int = 1
+    prober_of: Callable[[int], Prober],
+    target: int,
+    *,
+    largest: int,
+    replicas: int = 1,
+    most: int | None = None,
 ) -> Accumulation | None:
     """Plans, and runs the plan in a fresh process: the sums of gradients need memory too.
 
@@ -263,9 +281,10 @@ def verify_accumulation(
         target: Examples in an update.
         largest: Largest batch that fits without accumulation.
         replicas: Devices that share every batch.
+        most: Number of training examples: no update can have more. None where it does not matter.
     """
     for _ in range(_ATTEMPTS):
-        micro, steps = plan_accumulation(target, largest=largest, replicas=replicas)
+        micro, steps = plan_accumulation(target, largest=largest, replicas=replicas, most=most)
         prober = prober_of(steps)
         try:
             run = prober.run([micro])
