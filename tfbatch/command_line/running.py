@@ -174,7 +174,8 @@ def _code_of(main: Callable[[list[str]], int], arguments: list[str]) -> int:
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        print(f"Ended by {by}. Everything finished before is on disk.", file=sys.stderr)
+        kept = getattr(error, "__notes__", None) or ["Everything finished before is on disk."]
+        print(f"Ended by {by}. {' '.join(kept)}", file=sys.stderr)
         return 128 + int(number)
     except Exception:
         traceback.print_exc()
