@@ -14,8 +14,8 @@ import tfbatch.search.session
 import tfbatch.tune
 from tfbatch.answer.stored import answer_of
 from tfbatch.errors import InputError
-from tfbatch.run_folder.cluster_nodes import ClusterNode, write_nodes
 from tfbatch.request.execution import Execution
+from tfbatch.run_folder.cluster_nodes import ClusterNode, write_nodes
 from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.reuse import ASSUMED, take_trials
 from tfbatch.search.progress import Progress
@@ -68,6 +68,21 @@ def test_a_second_session_takes_nothing_again(source, tmp_path):
     assert journal.read_bytes() == before
 
 
+def test_trials_that_the_run_made_since_are_not_said_to_be_taken(source, tmp_path):
+    run, here = tmp_path / "run", tmp_path / "here"
+    shutil.copytree(source, run)
+    said = take_trials(run, here)
+    journal = run / "trials.jsonl"
+    before = journal.read_bytes()
+    row = json.loads(before.splitlines()[-1]) | {"trial": "confirm-9"}
+    journal.write_bytes(before + json.dumps(row).encode() + b"\n")
+
+    assert take_trials(run, here) == (
+        f"{said} Not taken: 1 that {run} has made since. Take them with another --run_dir."
+    )
+    assert (here / "trials.jsonl").read_bytes() == before
+
+
 def test_what_cannot_be_taken_is_refused_and_leaves_nothing(source, tmp_path):
     RUNS["interrupted before verification"](tmp_path / "unverified")
     RUNS["complete"](tmp_path / "other")
@@ -103,7 +118,7 @@ def test_the_command_trains_nothing(source, tmp_path, monkeypatch):
     assert not (tmp_path / "here" / "trials.jsonl").exists()
 
 
-class Stopped(Exception):
+class StoppedHereError(Exception):
     """Ends a run where its first worker would begin."""
 
 
@@ -124,7 +139,7 @@ def opened(monkeypatch):
 
     def prepared(subject, execution, code, **_):
         asked.append(execution)
-        raise Stopped
+        raise StoppedHereError
 
     class Told(Progress):
         def say(self, text):
@@ -134,7 +149,7 @@ def opened(monkeypatch):
         request = make_request_of(run_dir=run_dir, **changes)
         request = dataclasses.replace(request, only_times=only_times)
         with (
-            pytest.raises(Stopped),
+            pytest.raises(StoppedHereError),
             tfbatch.search.session.open_run(
                 request, None, progress=Told(None), stop_requested=bool, lock=RunLock(run_dir)
             ),
