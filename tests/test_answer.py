@@ -137,6 +137,18 @@ def test_where_nothing_was_learned_the_folder_gives_the_reason(tmp_path):
     assert str(alone.value) == str(in_the_run.value)
 
 
+def test_weights_that_know_before_training_are_told_what_sets_the_learning_rates(tmp_path):
+    """Not the baseline: the range is the optimizer's, the search's or the compiled rate's."""
+    level = ChanceLevel(untrained=0.5, constant=50.0)
+    trials = run(tmp_path, Trainer(), rounds=0, chance=level)
+
+    with pytest.raises(NothingLearnedError, match="Training improved nothing") as told:
+        find_answer(trials, batch_sizes=2, chance=level)
+    said = str(told.value)
+    assert "a lower `base_learning_rate` (a search of your own, --search=FILE.yaml" in said
+    assert "--baseline" not in said
+
+
 def test_without_a_completed_trial_there_is_no_answer(tmp_path):
     run(tmp_path, Trainer({"baseline": "oom", "search-0001": "oom"}), sizes=(16,), rounds=0)
 

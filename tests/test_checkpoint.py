@@ -410,6 +410,40 @@ def test_each_training_of_a_configuration_has_its_own_checkpoint_by_default(tmp_
     assert given[1]["checkpoint"] == tmp_path / "mine.npz"
 
 
+@pytest.mark.parametrize(
+    ("every_seconds", "said"),
+    [(0.0, "continues after epoch 2."), (60.0, "No epoch is on disk yet")],
+)
+def test_a_stopped_training_says_where_the_same_command_goes_on(
+    digits, tmp_path, monkeypatch, every_seconds, said
+):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(single, "prepare_data", lambda *_, **__: digits)
+    monkeypatch.setattr(single, "find_model_builder", lambda name: with_dropout)
+    monkeypatch.setattr(single, "_callbacks_of", lambda *_: lambda: [Stop()])
+    config = TrainingConfig(
+        dataset="digits",
+        model="mine:build",
+        trial_length=TrainingLength.parse("3 epochs"),
+        seed=1,
+        configuration=SPEC.configuration,
+    )
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        single.train_once(
+            config,
+            checkpoint=tmp_path / "checkpoint.npz",
+            checkpoint_seconds=every_seconds,
+            threads=1,
+            say=lambda _: None,
+            verbose=0,
+        )
+    assert said in " ".join(stopped.value.__notes__)
+
+
 def trained_as_named(digits, monkeypatch, callbacks):
     """What `train_once` says where the trials had callbacks of this name."""
     monkeypatch.setattr(single, "prepare_data", lambda *_, **__: digits)

@@ -205,6 +205,11 @@ REFUSED = {
     "output folder": ("train", ["--config=c.yaml", "--output=no/x.keras"], "no is absent or not"),
     "length": ("train", ["--config=c.yaml", "--length=9 steps"], "Steps are not allowed"),
     "batch size": ("train", ["--config=c.yaml", "--batch_size=0"], "flag --batch_size=0"),
+    "seed of a training": (
+        "train",
+        ["--config=c.yaml", "--seed=3000000000"],
+        "`seed` must be from 0 to 2147483647. Received: 3000000000.",
+    ),
     "prepare": ("prepare", ["--dataset=digts"], "Unknown data set `digts`. Did you mean `digits`?"),
 }
 
@@ -310,6 +315,28 @@ def test_an_error_becomes_its_message_and_its_code(error, code, monkeypatch, cap
     assert codes == [code]
     assert capsys.readouterr().err == "error: why\n"
     assert f"  {code}    " in running.EXIT_CODES
+
+
+@pytest.mark.parametrize(
+    ("notes", "said"),
+    [
+        ((), "Ended by Ctrl-C. Everything finished before is on disk.\n"),
+        (("No epoch is.",), "Ended by Ctrl-C. No epoch is.\n"),
+    ],
+)
+def test_ctrl_c_says_what_is_on_disk(notes, said, monkeypatch, capsys):
+    def main(arguments):
+        stopped = KeyboardInterrupt(signal.SIGINT)
+        for note in notes:
+            stopped.add_note(note)
+        raise stopped
+
+    codes: list[int] = []
+    monkeypatch.setattr(running.os, "_exit", codes.append)
+    running.run_command(main)
+
+    assert codes == [130]
+    assert capsys.readouterr().err == said
 
 
 def test_a_bug_shows_its_traceback(monkeypatch, capsys):

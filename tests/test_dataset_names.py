@@ -15,11 +15,15 @@ from make_tfds_folders import make_fifty_patterns, make_unequal_signs, sign_coun
 from processes import run_warm
 
 from tfbatch.dataset_info.class_balance import balance_warnings
+from tfbatch.dataset_info.own_data import STORED
+from tfbatch.dataset_info.recipe import RECIPES, load_recipe
 from tfbatch.errors import DataError, InputError
 from tfbatch.pipeline import load_data
 from tfbatch.pipeline.dataset_names import derive_recipe, is_derived
 from tfbatch.quantities import TrainingLength
 from tfbatch.request.model_and_data import resolve_model_and_data
+from tfbatch.request.task import IN_PYTHON
+from tfbatch.schema import Named
 
 
 @pytest.fixture(scope="module")
@@ -405,3 +409,28 @@ def test_a_path_that_was_given_from_here_is_kept_so_that_it_is_found_from_anywhe
     assert beneath == f"npz:x.npz{size}", "what is beneath the data folder stays short"
     again = resolve_model_and_data(apart=False, dataset=kept, model="mlp").data
     assert again.features.image.shape[0] == (32 if size else 4)
+
+
+def test_a_folder_of_arrays_that_was_given_from_here_is_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "stored").mkdir()
+    (tmp_path / "stored" / STORED).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    kept = resolve_model_and_data(apart=False, dataset="stored", model="mlp").dataset
+
+    assert kept == str(tmp_path / "stored")
+
+
+def test_a_recipe_is_named_only_where_the_name_finds_just_this_one(tmp_path):
+    """Else best.yaml, the script and the commands would train on other data."""
+    digits = load_recipe("digits")
+    other = digits.model_copy(update={"augmentation": (Named(name="cutout", size=2),)})
+    (tmp_path / "mine.yaml").write_text((RECIPES.find("digits")).read_text())
+    mine = load_recipe(str(tmp_path / "mine.yaml"))
+
+    found = [
+        resolve_model_and_data(apart=False, dataset=recipe, model="mlp")
+        for recipe in (digits, other, mine)
+    ]
+    assert [one.dataset for one in found] == ["digits", IN_PYTHON, IN_PYTHON]
+    assert [one.is_importable for one in found] == [True, False, False]
+    assert [one.name for one in found] == ["digits-mlp", "digits-mlp", "mine-mlp"]

@@ -409,6 +409,18 @@ def test_random_labels_give_their_trials_and_no_answer(tmp_path, capsys):
         result.bach_size  # noqa: B018
 
 
+def test_without_an_answer_the_folder_is_absolute_too(tmp_path, monkeypatch):
+    def run_request(request, *_, **__):
+        (request.run_dir / "trials.jsonl").touch()
+        raise NothingLearnedError("Nothing was learned.")
+
+    monkeypatch.setattr(tfbatch.finder, "run_request", run_request)
+    monkeypatch.chdir(tmp_path)
+    found = tfbatch.find_batch_size("mlp", "digits", run_dir="run", workers=0, verbose=0)
+
+    assert found.run_dir == tmp_path / "run"
+
+
 def test_where_nan_in_the_inputs_lets_no_trial_complete_the_error_says_so(tmp_path):
     inputs, targets = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2
     damaged = np.where(np.arange(120).reshape(60, 2) % 6 == 1, np.nan, inputs)

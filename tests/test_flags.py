@@ -9,7 +9,7 @@ import pytest
 
 from tfbatch.__main__ import command_module
 from tfbatch.command_line.common_flags import threads_of
-from tfbatch.command_line.running import parse_arguments
+from tfbatch.command_line.running import parse_arguments, parse_flags
 from tfbatch.errors import InputError
 
 COMMANDS = ("compare", "export", "prepare", "probe", "report", "train", "translate", "tune")
@@ -63,6 +63,28 @@ def test_a_flag_means_the_same_in_every_command_that_takes_it(name):
 
 def test_no_two_flags_name_the_folder_of_a_run():
     assert not {"output_dir", "rundir", "logdir", "out_dir"} & flags_by_name().keys()
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        *(("tune", name) for name in ("data", "from", "callbacks", "trial_length", "for_length")),
+        *(("tune", name) for name in ("objective", "run-dir", "dataset", "search")),
+        ("train", "output"),
+        ("probe", "data"),
+    ],
+)
+def test_an_empty_text_does_not_silently_mean_the_default(command, given):
+    """As of a shell variable that is not set: it would train something else."""
+    main = importlib.import_module(command_module(command)).main
+    with pytest.raises(InputError, match=f"`--{given.replace('-', '_')}` must have a value"):
+        main([f"--{given}="])
+
+
+def test_an_empty_text_is_a_value_where_it_is_the_default():
+    values = importlib.import_module(command_module("tune")).FLAGS
+    parse_flags(values, ["--model_arguments=", "--baseline="], usage="")
+    assert (values.model_arguments, values.baseline) == ("", "")
 
 
 def test_threads_are_a_number_or_all():

@@ -23,7 +23,7 @@ from tfbatch.run_folder.folder import RunFolder
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results" / "longer_runs.md"
 
 
-def longer(times=4.0, metric="val_loss"):
+def longer(times=4.0, metric="val_loss", **more):
     return LongerRun.predict(
         TrainingLength.parse("100 epochs"),
         times=times,
@@ -31,6 +31,7 @@ def longer(times=4.0, metric="val_loss"):
         learning_rate=0.02,
         metric=metric,
         run_dir=Path("my run"),
+        **more,
     )
 
 
@@ -91,6 +92,12 @@ def test_the_answer_says_it_and_is_read_again_as_it_was(tmp_path):
     told.write(tmp_path)
     assert read_answer(tmp_path) == told
     assert "prediction" not in summary(plain)
+
+
+def test_the_command_has_the_records_folder_of_the_run():
+    *_, last = shlex.split(longer(records_dir=Path("/my records")).check_with)
+
+    assert last == "--records_dir=/my records"
 
 
 def test_the_command_trains_the_answer_for_the_longer_length():

@@ -26,10 +26,10 @@ import tfbatch.training.single
 import tfbatch.translate
 import tfbatch.tune
 from tfbatch.answer.find import find_answer
-from tfbatch.command_line.machine_output import SCHEMA_VERSION, Document
-from tfbatch.command_line.results import RESULTS
+from tfbatch.command_line.machine_output import SCHEMA_VERSION, Document, json_text
+from tfbatch.command_line.results import RESULTS, TrainResult
 from tfbatch.configuration import Configuration
-from tfbatch.errors import InputError, NothingLearnedError
+from tfbatch.errors import InputError, NothingLearnedError, RunFolderError
 from tfbatch.finder import plan_request
 from tfbatch.instruments.run_all import ProbeReport, Section
 from tfbatch.quantities import TrainingLength
@@ -85,7 +85,7 @@ def run_dir(tmp_path_factory):
     return folder
 
 
-def tune(run_dir, monkeypatch, *, fails=None, interrupted=False):
+def tune(run_dir, monkeypatch, *, fails=None, interrupted=False, failure=None):
     def run_request(request, objects, *, progress, stop_requested, started):
         progress.say("a trial has ended")
         os.write(1, b"a library speaks\n")  # as C++ code does
@@ -96,6 +96,7 @@ def tune(run_dir, monkeypatch, *, fails=None, interrupted=False):
             run_dir=run_dir,
             rows=[],
             interrupted=interrupted,
+            failure=failure,
             answer=answer,
             table=Table("the table"),
             snippet="the script",
@@ -307,11 +308,12 @@ def test_the_next_command_searches_further_and_speaks_to_people(run_dir, monkeyp
     assert "--json" not in command
 
 
+@pytest.mark.parametrize("end", [{"interrupted": True}, {"failure": RunFolderError("full")}])
 @pytest.mark.parametrize("more", [[], ["--search=trunks"], ["--max_minutes=3.0"]])
 def test_after_a_stop_the_same_command_is_offered_with_its_own_limits(
-    run_dir, monkeypatch, capfd, more
+    run_dir, monkeypatch, capfd, more, end
 ):
-    main, arguments = tune(run_dir, monkeypatch, interrupted=True)
+    main, arguments = tune(run_dir, monkeypatch, **end)
     main([*arguments, *more])
     said = " ".join(capfd.readouterr().out.split())
     (command,) = re.findall(r"-m tfbatch\.tune (.*?) \(goes on\)", said)
@@ -337,6 +339,30 @@ def test_a_search_that_ends_at_its_own_price_is_offered_only_what_limited_it(
 
     assert "(HPARAMS shows every trial)" in said
     assert ("(searches further)" in said) == offered
+
+
+def test_the_command_that_trains_has_the_records_folder(run_dir, tmp_path, monkeypatch, capfd):
+    main, arguments = tune(run_dir, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    main([*arguments, "--records_dir=my records"])
+    said = " ".join(capfd.readouterr().out.split())
+    (command,) = re.findall(r"-m tfbatch\.train (.*?) \(on a CPU", said)
+
+    best = f"--config={run_dir / 'best.yaml'}"
+    assert shlex.split(command) == [best, f"--records_dir={tmp_path / 'my records'}"]
+
+
+def test_a_path_that_is_no_utf_8_leaves_the_document_whole():
+    metrics = {"test": {"loss": float("nan"), "accuracy": 0.5}}
+    texts = [
+        json_text("train", TrainResult(metrics=metrics, diverged=None, output=path, reported="±"))
+        for path in ("/tmp/café", os.fsdecode(b"/tmp/caf\xe9"))
+    ]
+    found = [json.loads(text.encode())["result"] for text in texts]
+
+    assert os.fsencode(found[1].pop("output")) == b"/tmp/caf\xe9"
+    assert found[1] == {key: value for key, value in found[0].items() if key != "output"}
+    assert found[0]["metrics"] == {"test": {"loss": None, "accuracy": 0.5}}
 
 
 @pytest.mark.parametrize("flag", ["--chief=a:1", "--join=a:1", "-join"])

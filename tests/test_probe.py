@@ -380,10 +380,10 @@ def test_each_instrument_is_on_disk_and_printed_when_it_has_ended(probed, tmp_pa
 
 
 def test_a_disk_that_is_full_costs_nothing_that_is_printed(probed, tmp_path, monkeypatch):
-    def full(path, text):
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tfbatch.probe, "write_whole", full)
+    monkeypatch.setattr("tfbatch.run_folder.durable.os.fsync", full)
     out = Console(width=140, record=True, file=io.StringIO())
     request = types.SimpleNamespace(
         dataset="digits", model="mlp", data=types.SimpleNamespace(name="digits")
@@ -392,7 +392,8 @@ def test_a_disk_that_is_full_costs_nothing_that_is_printed(probed, tmp_path, mon
     report.add(probed)
     report.conclude()
 
-    assert "probe.json cannot be written" in out.export_text()
+    text = " ".join(out.export_text(clear=False).split())
+    assert "probe.json cannot be written: [Errno 28] No space left" in text
     assert "No space left" in report.unwritten
     assert report.measured == len(QUICK)
 

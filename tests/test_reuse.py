@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 import pytest
+from search_fixtures import make_request_of
 from test_answer import RUNS
 
+import tfbatch.search.session
 import tfbatch.tune
 from tfbatch.answer.stored import answer_of
 from tfbatch.errors import InputError
+from tfbatch.request.execution import Execution
 from tfbatch.run_folder.cluster_nodes import ClusterNode, write_nodes
+from tfbatch.run_folder.folder import RunFolder, RunLock
 from tfbatch.run_folder.reuse import ASSUMED, take_trials
+from tfbatch.search.progress import Progress
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +68,21 @@ def test_a_second_session_takes_nothing_again(source, tmp_path):
     assert journal.read_bytes() == before
 
 
+def test_trials_that_the_run_made_since_are_not_said_to_be_taken(source, tmp_path):
+    run, here = tmp_path / "run", tmp_path / "here"
+    shutil.copytree(source, run)
+    said = take_trials(run, here)
+    journal = run / "trials.jsonl"
+    before = journal.read_bytes()
+    row = json.loads(before.splitlines()[-1]) | {"trial": "confirm-9"}
+    journal.write_bytes(before + json.dumps(row).encode() + b"\n")
+
+    assert take_trials(run, here) == (
+        f"{said} Not taken: 1 that {run} has made since. Take them with another --run_dir."
+    )
+    assert (here / "trials.jsonl").read_bytes() == before
+
+
 def test_what_cannot_be_taken_is_refused_and_leaves_nothing(source, tmp_path):
     RUNS["interrupted before verification"](tmp_path / "unverified")
     RUNS["complete"](tmp_path / "other")
@@ -95,3 +116,75 @@ def test_the_command_trains_nothing(source, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="`--from` makes none"):
         tfbatch.tune.main([*arguments, "--dry_run"])
     assert not (tmp_path / "here" / "trials.jsonl").exists()
+
+
+class StoppedHereError(Exception):
+    """Ends a run where its first worker would begin."""
+
+
+def settings_of(source, path, **identity):
+    """A copy of a run folder that was begun with other settings."""
+    shutil.copytree(source, path)
+    settings = path / "config.json"
+    content = json.loads(settings.read_text())
+    content["identity"] = identity
+    settings.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Opens a run folder; gives how its trials are run and what is said of it."""
+    asked, said = [], []
+
+    def prepared(subject, execution, code, **_):
+        asked.append(execution)
+        raise StoppedHereError
+
+    class Told(Progress):
+        def say(self, text):
+            said.append(text)
+
+    def begin(run_dir, *, only_times=False, **changes):
+        request = make_request_of(run_dir=run_dir, **changes)
+        request = dataclasses.replace(request, only_times=only_times)
+        with (
+            pytest.raises(StoppedHereError),
+            tfbatch.search.session.open_run(
+                request, None, progress=Told(None), stop_requested=bool, lock=RunLock(run_dir)
+            ),
+        ):
+            pass
+        return asked.pop(), said
+
+    monkeypatch.setattr(tfbatch.search.session, "prepared", prepared)
+    return begin
+
+
+def test_what_is_left_to_the_machine_is_as_in_the_trials_that_are_there(source, tmp_path, opened):
+    """Another machine's default would be refused: the folder was begun with other settings."""
+    on_gpu = settings_of(source, tmp_path / "gpu", jit_compile=True, data_on="device")
+    on_cpu = settings_of(source, tmp_path / "cpu", jit_compile=False)
+    take_trials(on_gpu, tmp_path / "here")
+
+    found, said = opened(tmp_path / "here", execution=Execution(), only_times=True)
+    assert (found.jit_compile, found.data_on) == (True, "device")
+    assert said == ["As in the trials that were taken: --jit_compile=true --data_on=device."]
+    found, said = opened(on_cpu, execution=Execution())
+    assert (found.jit_compile, found.data_on) == (False, "host")
+    asked = Execution(jit_compile=True, data_on="device")
+    assert opened(on_cpu, execution=asked)[0] == asked
+    assert opened(on_gpu, execution=Execution(), overwrite=True)[0] == Execution()
+    assert opened(tmp_path / "new", execution=Execution())[0] == Execution()
+
+
+def test_other_settings_than_those_of_the_trials_taken_name_the_flags_of_that_run(source, tmp_path):
+    take_trials(settings_of(source, tmp_path / "run", seed=1), tmp_path / "here")
+
+    with (
+        pytest.raises(InputError, match="seed: 1 -> 2") as refused,
+        RunFolder(tmp_path / "here", identity={"seed": 2}, budget={}),
+    ):
+        pass
+    assert "Give the flags of the run that its trials were taken from" in str(refused.value)
+    assert "--overwrite" not in str(refused.value)

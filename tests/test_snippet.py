@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import io
 import types
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -366,6 +367,14 @@ def test_the_script_says_that_a_data_function_without_a_name_is_the_readers(wher
     )
 
     assert (f"# {where} is your own: name it here as package.module:function" in text) == is_named
+
+
+def test_the_script_has_a_place_for_a_recipe_of_ones_own_and_the_records_folder():
+    configuration = CONFIGURATIONS["less than an epoch"][0]
+    text, _ = script(configuration, dataset=IN_PYTHON, records_dir=Path("/my records"))
+
+    assert "# recipe is your own" in text
+    assert "data = tfbatch.load_data(recipe, records_dir='/my records')" in text
 
 
 def test_the_script_has_a_place_for_the_callbacks_of_the_trials():

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+import tfbatch.train
 from tfbatch.configuration import Configuration
-from tfbatch.errors import ConfigurationError
+from tfbatch.errors import ConfigurationError, InputError
 from tfbatch.quantities import TrainingLength
+from tfbatch.request.task import IN_PYTHON
 from tfbatch.request.training_config import Reported, TrainingConfig, load_training_config
 from tfbatch.schema import Named, write_yaml
 
@@ -97,3 +99,25 @@ def test_an_absent_file_is_named(tmp_path):
 )
 def test_what_was_reported_is_shown_with_its_spread(deviation, shown):
     assert str(Reported(metric="val_loss", mean=0.68123, deviation=deviation, seeds=3)) == shown
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": IN_PYTHON}, r"names that Keras knows\. Received: loss \(given in Python\)"),
+        ({"loss": "mse", "metrics": ["mae", IN_PYTHON]}, r"Received: metrics \(given in Python\)"),
+        ({"dataset": IN_PYTHON}, r"`dataset` must name data that a command can find\."),
+        ({"dataset": "__main__:make_dataset"}, r"`dataset` must be .* one script or notebook"),
+        ({"model": "__main__:build"}, r"`model` must be .* one script or notebook"),
+        ({"model": "mine:<lambda>"}, r"`model` must be .* one script or notebook"),
+        ({"model": "mine:make.<locals>.build"}, r"`model` must be .* one script or notebook"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_was_given_in_python_is_refused_with_the_way_to_train_it(tmp_path, change, message):
+    """Before any data is prepared: what has no name cannot be found."""
+    load(tmp_path, WRITTEN | change)  # it can be read
+
+    with pytest.raises(InputError, match=message) as refused:
+        tfbatch.train.main([f"--config={tmp_path / 'best.yaml'}"])
+    assert "`result.snippet`" in str(refused.value)

@@ -243,7 +243,7 @@ def find_batch_size(
             cluster=cluster,
         ),
     )
-    check_run_dir(request.run_dir)
+    folder = check_run_dir(request.run_dir)
     progress = progress_lines(verbose)
     with python_interrupt(_announce) as stop:
         progress.on_begin = stop.keep
@@ -253,7 +253,7 @@ def find_batch_size(
             )
         except NothingLearnedError as error:
             progress.say(str(error))
-            return _without_an_answer(request.run_dir, error, interrupted=stop())
+            return _without_an_answer(folder, error, interrupted=stop())
     if result.failure:
         warnings.warn(
             f"The run ended early; the result is based on what had been measured: {result.failure}",

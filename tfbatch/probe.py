@@ -246,8 +246,8 @@ class _Report:
     def _write(self, name: str, make: Callable[[], str]) -> None:
         try:
             write_whole(self._folder / name, make())
-        except OSError as error:  # what was measured is printed all the same
-            self.unwritten = f"{self._folder / name} cannot be written: {error}."
+        except RunFolderError as error:  # what was measured is printed all the same
+            self.unwritten = str(error)
             say(self._out, self.unwritten)
         except Exception:  # a bug in one part of the page must not cost what was printed
             self.unwritten = f"{self._folder / name} was not made: see {LOG}."

@@ -20,8 +20,13 @@ from tfbatch.command_line.machine_output import define_output_flags, json_text
 from tfbatch.command_line.running import parse_flags, path_of, run_command
 from tfbatch.errors import InputError
 from tfbatch.quantities import TrainingLength, four_decimals
-from tfbatch.request.training_config import TrainingConfig, load_training_config
+from tfbatch.request.training_config import (
+    TrainingConfig,
+    check_names,
+    load_training_config,
+)
 from tfbatch.run_folder.files import BEST_CONFIGURATION
+from tfbatch.seeds import derive_seed
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -77,6 +82,8 @@ def main(arguments: list[str]) -> int:
         raise InputError(f"`--output`: the folder {output.parent} is absent or not writable.")
     source = path_of(FLAGS.config) or Path()
     config = _with_flags(load_training_config(source))
+    check_names(config, where=str(source))
+    derive_seed(config.seed)  # refuses one that is too large
     checkpoint = path_of(FLAGS.checkpoint)
     folder = (checkpoint or source).parent
     if not os.access(folder, os.W_OK):

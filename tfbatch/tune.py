@@ -321,7 +321,8 @@ def main(arguments: list[str]) -> int:
         if chart := _chart(result):
             say(voices.people, f"{chart}\n")
         say(voices.people, result.summary())
-        say(voices.people, _next_steps(result.run_dir, request, interrupted=result.interrupted))
+        unfinished = result.interrupted or result.failure is not None
+        say(voices.people, _next_steps(result.run_dir, request, interrupted=unfinished))
         if result.failure:
             say(err, f"error: the run ended early: {result.failure}")
         ended = getattr(result.failure, "exit_code", 1 if result.failure else 0)
@@ -446,7 +447,9 @@ def _next_steps(run_dir: Path, request: Request, *, interrupted: bool) -> str:
     again = _again(request, interrupted=interrupted)
     python = sys.executable  # the environment need not be activated
     show = shlex.join([python, "-m", "tensorboard.main", f"--logdir={run_dir / TENSORBOARD}"])
-    best = f"--config={run_dir / BEST_CONFIGURATION}"
+    best = [f"--config={run_dir / BEST_CONFIGURATION}"]
+    if records := request.subject.records_dir:
+        best.append(f"--records_dir={records}")
     further = f"\n  {shlex.join([python, '-m', 'tfbatch.tune', *again])}    "
     further += "(goes on)" if interrupted else "(searches further)"
     has_price = request.search.oracle.most_trainings() is not None
@@ -454,7 +457,7 @@ def _next_steps(run_dir: Path, request: Request, *, interrupted: bool) -> str:
         further = ""  # it has ended at a price of its own
     return (
         "\nNext:\n  "
-        f"{shlex.join([python, '-m', 'tfbatch.train', best])}    (on a CPU with the "
+        f"{shlex.join([python, '-m', 'tfbatch.train', *best])}    (on a CPU with the "
         "threads of a trial; --threads=all is faster but gives another result)\n  "
         f"{show}    (HPARAMS shows every trial){further}\nWritten: "
         f"{', '.join(_written(run_dir))} in {run_dir}"

@@ -356,8 +356,9 @@ def _nothing_learned(trials: Trials, best: FinishedTrial, chance: ChanceLevel) -
             f"{objective.name} {chance.untrained:.4g} (the best constant prediction "
             f"{chance.constant:.4g}), and the best of {completed} completed trials ({best.trial}, "
             f"batch size {best.configuration.batch_size}, learning rate {best.learning_rate:.3g}) "
-            f"has {best.score:.4g}. If its weights are trained already, search smaller learning "
-            f"rates (a --baseline with a small one){other}. If they are random, lengthen the "
+            f"has {best.score:.4g}. If its weights are trained already, search a lower "
+            f"`base_learning_rate` (a search of your own, --search=FILE.yaml, sets its range)"
+            f"{other}. If they are random, lengthen the "
             "trials (--trial_length) or search other rates. Either with another --run_dir or with "
             f"--overwrite. Nothing was verified; every trial is in {JOURNAL} of the run folder."
         )

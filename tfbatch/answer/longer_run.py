@@ -94,6 +94,7 @@ class LongerRun(Strict):
         learning_rate: float,
         metric: str,
         run_dir: Path,
+        records_dir: Path | None = None,
         in_script: tuple[Derived, Derived] | None = None,
     ) -> LongerRun:
         """The prediction for a run's answer.
@@ -105,6 +106,7 @@ class LongerRun(Strict):
             learning_rate: The recommended learning rate.
             metric: The run's objective; one that is no accuracy is taken for a loss.
             run_dir: The run folder.
+            records_dir: The folder for records that the run was given, or None.
             in_script: What follows from the run's length and from the longer one, where no command
                 can train the answer and the printed script must; else None.
         """
@@ -124,7 +126,9 @@ class LongerRun(Strict):
             right=known.right,
             in_full=known.in_full,
             cases=known.cases,
-            check_with=(_command(length, run_dir) if in_script is None else _script(*in_script)),
+            check_with=(
+                _command(length, run_dir, records_dir) if in_script is None else _script(*in_script)
+            ),
         )
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
@@ -149,10 +153,11 @@ class LongerRun(Strict):
         return self.prediction, f"The longer run that checks it: {self.check_with}"
 
 
-def _command(length: TrainingLength, run_dir: Path) -> str:
+def _command(length: TrainingLength, run_dir: Path, records_dir: Path | None) -> str:
     python = sys.executable  # the environment need not be activated
     best = f"--config={run_dir / BEST_CONFIGURATION}"
-    return shlex.join([python, "-m", "tfbatch.train", best, f"--length={length}"])
+    records = [f"--records_dir={records_dir}"] if records_dir else []
+    return shlex.join([python, "-m", "tfbatch.train", best, f"--length={length}", *records])
 
 
 def _script(now: Derived, then: Derived) -> str:

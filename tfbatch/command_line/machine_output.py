@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+import json
+import math
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import pydantic
 from absl import flags
+from pydantic_core import PydanticSerializationError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,14 +59,29 @@ def define_output_flags(values: flags.FlagValues) -> None:
 
 
 def json_text(command: str, result: pydantic.BaseModel, *, exit_code: int = 0) -> str:
-    """The document of a result, as text that ends in a line feed; numbers that are not are null."""
+    """The document of a result, as text that ends in a line feed; numbers that are not are null.
+
+    What UTF-8 cannot hold, such as the bytes of a folder's name of another encoding, is escaped.
+    """
     document = Document[pydantic.SerializeAsAny[pydantic.BaseModel]](
         tfbatch=importlib.metadata.version("tfbatch"),
         command=command,
         exit_code=exit_code,
         result=result,
     )
-    return document.model_dump_json(indent=1) + "\n"
+    try:
+        return document.model_dump_json(indent=1) + "\n"
+    except PydanticSerializationError:  # not UTF-8: what `json` escapes, pydantic refuses
+        return json.dumps(_finite(document.model_dump(mode="json")), indent=1) + "\n"
+
+
+def _finite(content: Any) -> Any:
+    """With null for every number that is none, as pydantic writes it."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,7 @@ def parse_flags(
         The folders.
 
     Raises:
-        InputError: An unknown flag, a value of the wrong kind, a stray argument.
+        InputError: An unknown flag, a value of the wrong kind or none, a stray argument.
     """
     if any(a in ("--help", "-help", "-h", "--helpfull", "--helpshort") for a in arguments):
         print(help_text(values, usage))
@@ -69,11 +69,27 @@ def parse_flags(
         stray = values(["tfbatch", *map(_with_underscores, arguments)])[1:]
     except flags.Error as error:
         raise InputError(f"{error} See --help.") from error
+    _refuse_empty(values)
     if len(stray) > folders:
         raise InputError(
             f"Unexpected argument `{stray[folders]}`: flags begin with --. See --help."
         )
     return list(stray)
+
+
+def _refuse_empty(values: flags.FlagValues) -> None:
+    """An empty text, as of a shell variable that is not set, would silently mean the default.
+
+    Raises:
+        InputError: A flag has one, and its default is another.
+    """
+    for name in values:
+        flag = values[name]
+        if flag.present and flag.value == "" and flag.default != "":
+            raise InputError(
+                f"`--{name}` must have a value. Received: an empty one (is a variable of the shell "
+                "not set?). Give a value, or leave the flag out."
+            )
 
 
 def path_of(text: str | None) -> Path | None:
@@ -174,7 +190,8 @@ def _code_of(main: Callable[[list[str]], int], arguments: list[str]) -> int:
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         by = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        print(f"Ended by {by}. Everything finished before is on disk.", file=sys.stderr)
+        kept = getattr(error, "__notes__", None) or ["Everything finished before is on disk."]
+        print(f"Ended by {by}. {' '.join(kept)}", file=sys.stderr)
         return 128 + int(number)
     except Exception:
         traceback.print_exc()

@@ -10,8 +10,8 @@ from typing import Any, Required, TypedDict
 
 from tfbatch.configuration import Configuration
 from tfbatch.dataset_info.own_data import OwnData
-from tfbatch.dataset_info.recipe import RECIPES, Baseline, Recipe
-from tfbatch.errors import DataError, InputError
+from tfbatch.dataset_info.recipe import RECIPES, Baseline, Recipe, load_recipe
+from tfbatch.errors import ConfigurationError, DataError, InputError
 from tfbatch.models import check_model_name
 from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.pipeline.dataset_names import (
@@ -37,7 +37,8 @@ class ModelAndData:
 
     Attributes:
         data: The data set.
-        dataset: What finds it again: a name, the path of a recipe or of a folder, or a function.
+        dataset: What finds it again: a name, the path of a recipe or of a folder, or a function;
+            "(given in Python)" for a recipe that no file holds.
         model: The model's name, or `package.module:function`.
         baseline: The user's own batch size and learning rate.
         optimizer: The optimizer, if it was asked for by name.
@@ -71,7 +72,7 @@ class ModelAndData:
         names = [self.model] if ":" in self.model else []
         names += [data.where] if isinstance(data, OwnData) and data.kind == "function" else []
         parts = (self.task.loss, *(self.task.metrics or ()))
-        return all(map(is_importable, names)) and IN_PYTHON not in parts
+        return all(map(is_importable, names)) and IN_PYTHON not in (*parts, self.dataset)
 
     @property
     def name(self) -> str:
@@ -145,7 +146,7 @@ def resolve_model_and_data(
         data = data.model_copy(update={"batched": batched})
     return ModelAndData(
         data=data,
-        dataset=_dataset_text(dataset, image_size, folder),
+        dataset=_dataset_text(dataset, data, image_size, folder),
         model=model,
         baseline=parse_baseline(baseline, data.baseline),
         optimizer=optimizer,
@@ -236,17 +237,30 @@ def _writable(folder: Path) -> Path:
 
 
 def _dataset_text(
-    dataset: str | Recipe | OwnData, image_size: int | None, data_dir: Path | None
+    dataset: str | Recipe | OwnData,
+    data: Recipe | OwnData,
+    image_size: int | None,
+    data_dir: Path | None,
 ) -> str:
     """What finds the data again, from any folder."""
     if isinstance(dataset, OwnData):
         return dataset.where
     if isinstance(dataset, Recipe):
-        return dataset.name
+        return dataset.name if _has_file(dataset) else IN_PYTHON
+    if isinstance(data, OwnData) and data.kind == "stored":
+        return str(expanded(dataset).resolve())
     if dataset.endswith((".yaml", ".yml")):
         return str(RECIPES.find(dataset).resolve())
     size = "" if image_size is None else f"@{image_size}"
     return f"{_from_anywhere(dataset, data_dir)}{size}"
+
+
+def _has_file(recipe: Recipe) -> bool:
+    """Whether a recipe's name finds just this one: an object may be changed, or have any name."""
+    try:
+        return load_recipe(recipe.name) == recipe
+    except ConfigurationError:
+        return False
 
 
 def _from_anywhere(dataset: str, data_dir: Path | None) -> str:

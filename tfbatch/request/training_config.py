@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from tfbatch.configuration import Configuration
+from tfbatch.errors import InputError
 from tfbatch.quantities import TrainingLengthText, four_decimals
 from tfbatch.request.task import IN_PYTHON
 from tfbatch.schema import Strict, load
@@ -75,6 +76,44 @@ class TrainingConfig(Strict):
     def lacks_callbacks(self) -> bool:
         """Whether the trials had callbacks that this training cannot have."""
         return self.callbacks == IN_PYTHON
+
+
+def check_names(config: TrainingConfig, *, where: str) -> None:
+    """Refuses a training of which something was given in Python and has no name to find it by.
+
+    Args:
+        config: The training.
+        where: Its file, for the message.
+
+    Raises:
+        InputError: Its loss, metrics, data or model have none.
+    """
+    script = "or train with the script in plain Keras that the search gave (`result.snippet`)"
+    given = {"loss": [config.loss], "metrics": config.metrics or (), "dataset": [config.dataset]}
+    lacking = [name for name, parts in given.items() if IN_PYTHON in parts]
+    if "dataset" in lacking:
+        raise InputError(
+            f"{where}: `dataset` must name data that a command can find. Received: {IN_PYTHON}, a "
+            f"recipe of your own. Write it into a YAML file and name that as `dataset`, {script}."
+        )
+    if lacking:
+        raise InputError(
+            f"{where}: `loss` and `metrics` must be names that Keras knows. Received: "
+            f"{', '.join(f'{name} {IN_PYTHON}' for name in lacking)}, for the search had objects. "
+            f"Compile the model in its builder and search again, {script}."
+        )
+    for name, text in (("model", config.model), ("dataset", config.dataset)):
+        if text.startswith("__main__:") or (name == "model" and not _may_be_found(text)):
+            raise InputError(
+                f"{where}: `{name}` must be package.module:function that a command can import. "
+                f"Received: {text}, which is known to one script or notebook alone. Move the "
+                f"function into a module and name that as `{name}`, {script}."
+            )
+
+
+def _may_be_found(model: str) -> bool:
+    """Whether a model is no lambda and no function inside another one."""
+    return ":" not in model or not any(mark in model for mark in ("<", ">"))
 
 
 def load_training_config(path: Path) -> TrainingConfig:

@@ -17,6 +17,7 @@ from tfbatch.run_folder import files
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.file_lock import wait_until_released
 from tfbatch.run_folder.journal import Journal
+from tfbatch.schema import JsonObject
 
 WORKER_SECONDS = 15.0
 """Workers end within a second of their parent; they are waited for this long."""
@@ -198,18 +199,38 @@ class RunFolder:
             ) from error
         before = _named_as_now(_without_place(before), self._identity)
         changes = differences(before, _as_far_as_known(self._identity, before))
-        journal = self.path / files.JOURNAL
-        trained = journal.exists() and b"\n" in journal.read_bytes()
-        if changes and not trained and not (self.path / files.MEASUREMENTS).exists():
+        if changes and not _has_trials(self.path) and not (self.path / files.MEASUREMENTS).exists():
             return False
         if changes:
             raise InputError(
                 f"{self.path} was begun with other settings:\n"
                 + "\n".join(f"  {change}" for change in changes)
-                + "\nTrials of different settings cannot be compared. Choose another folder with "
-                "--run_dir=DIR, or start anew with --overwrite."
+                + f"\nTrials of different settings cannot be compared. {self._remedy()}"
             )
         return True
+
+    def _remedy(self) -> str:
+        if (self.path / files.REUSED).exists():  # another folder would hold the same trials
+            return "Give the flags of the run that its trials were taken from with --from."
+        return "Choose another folder with --run_dir=DIR, or start anew with --overwrite."
+
+
+def begun_with(path: Path) -> JsonObject:
+    """The settings that the trials of a run folder were made with.
+
+    Empty where it has no trials, and where its settings are damaged: opening the folder refuses it.
+    """
+    try:
+        content = json.loads((path / files.SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found = content.get("identity") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) and _has_trials(path) else {}
+
+
+def _has_trials(path: Path) -> bool:
+    journal = path / files.JOURNAL
+    return journal.exists() and b"\n" in journal.read_bytes()
 
 
 def check_run_dir(path: Path) -> Path:

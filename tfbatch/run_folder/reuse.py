@@ -10,7 +10,7 @@ from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder import files
 from tfbatch.run_folder.cluster_nodes import read_nodes
 from tfbatch.run_folder.durable import write_whole
-from tfbatch.run_folder.reader import read_run
+from tfbatch.run_folder.reader import RecordedRun, read_run
 from tfbatch.schema import JsonObject
 
 _TAKEN = (files.SETTINGS, files.CHANCE_LEVEL, files.RECOMMENDATION, files.BEST_MODEL)
@@ -28,7 +28,7 @@ def take_trials(source: Path, run_dir: Path) -> str:
     its model: the test split is not read again where the answer stays the same. Step times, the
     memory limit and the wall-clock time belong to the other hardware: a time limit begins anew, and
     the answer is marked as interrupted until times of this one are measured. A second call with the
-    same folders does nothing.
+    same folders takes nothing more.
 
     Args:
         source: The folder of a run that was verified.
@@ -59,8 +59,8 @@ def take_trials(source: Path, run_dir: Path) -> str:
         f"scored on {hardware}. {ASSUMED} Nothing is trained: step times alone are measured here."
     )
     try:
-        if _taken_before(run_dir, run.key):
-            return said
+        if (note := _taken_before(run_dir, run.key)) is not None:
+            return _said_before(note, run)
         run_dir.mkdir(parents=True, exist_ok=True)
         for name in _TAKEN:
             if (run.path / name).exists():
@@ -71,6 +71,7 @@ def take_trials(source: Path, run_dir: Path) -> str:
         _mark_as_unfinished(run_dir / files.RECOMMENDATION)
         write_whole(run_dir / files.WALL_TIME, json.dumps({"seconds": 0.0}) + "\n")
         content: JsonObject = {"run": run.path.name, "key": run.key, "said": said}
+        content["trials"] = len(run.rows)
         content |= {"hardware": run.fingerprint} | ({"nodes": nodes} if nodes else {})
         write_whole(run_dir / files.REUSED, json.dumps(content, indent=1) + "\n")
         # The journal comes last: with it the folder is a run's.
@@ -87,17 +88,26 @@ def _mark_as_unfinished(recommendation: Path) -> None:
         write_whole(recommendation, json.dumps(content, indent=1) + "\n")
 
 
-def _taken_before(run_dir: Path, key: str) -> bool:
-    """Whether this run's trials are there already.
+def _said_before(note: JsonObject, run: RecordedRun) -> str:
+    """What was said when the trials were taken, and whether there are more by now."""
+    more = len(run.rows) - note.get("trials", len(run.rows))
+    later = f" Not taken: {more} that {run.path} has made since. Take them with another --run_dir."
+    return f"{note['said']}{later if more > 0 else ''}"
+
+
+def _taken_before(run_dir: Path, key: str) -> JsonObject | None:
+    """What was noted when this run's trials were taken; None where they were not yet.
 
     Raises:
         InputError: The folder has another run's.
     """
     journal, note = run_dir / files.JOURNAL, run_dir / files.REUSED
     if not journal.exists() or not journal.read_bytes().strip():
-        return False
-    if note.exists() and json.loads(note.read_text("utf-8")).get("key") == key:
-        return True
+        return None
+    if note.exists():
+        content: JsonObject = json.loads(note.read_text("utf-8"))
+        if content.get("key") == key:
+            return content
     raise InputError(
         f"`--from` needs a run folder without trials. Received: {run_dir}, which has some. Choose "
         "another one with --run_dir."

@@ -189,6 +189,7 @@ class AnswerWriter:
             learning_rate=one.learning_rate,
             metric=answer.objective.name,
             run_dir=self.folder.path,
+            records_dir=self.request.subject.records_dir,
             in_script=None if self._has_command else both,
         )
 
@@ -302,8 +303,10 @@ class AnswerWriter:
         """A command; the printed script where none can import what was given in Python."""
         if not self._has_command:
             return "The script in plain Keras"
-        best = shlex.quote(str(self.folder.path / BEST_CONFIGURATION))
-        return f"`tfbatch train --config={best}`"
+        flags = [f"--config={self.folder.path / BEST_CONFIGURATION}"]
+        if records := self.request.subject.records_dir:
+            flags.append(f"--records_dir={records}")
+        return f"`{shlex.join(['tfbatch', 'train', *flags])}`"
 
 
 def best_yaml(

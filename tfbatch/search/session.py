@@ -16,12 +16,12 @@ from tfbatch.optimizers import OPTIMIZERS
 from tfbatch.pipeline.user_data import OwnSplit
 from tfbatch.process.gpu_utilization import GpuSampler
 from tfbatch.process.limits import usable_cores
-from tfbatch.request.execution import Execution
+from tfbatch.request.execution import AUTOMATIC, Execution
 from tfbatch.request.request import Request, check_for_length
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.run_folder.files import JOURNAL
 from tfbatch.run_folder.fingerprint import record_gpu_utilization, record_load
-from tfbatch.run_folder.folder import RunFolder, RunLock
+from tfbatch.run_folder.folder import RunFolder, RunLock, begun_with
 from tfbatch.run_folder.journal import read_rows
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.run_folder.trials_table import csv_at_the_end
@@ -86,6 +86,7 @@ def open_run(
     stop_if(stop_requested)
     load_before = sample_load()
     _say_if_time_is_over(request, progress)
+    request = _as_begun(request, progress)
     progress.doing("starting the first worker process")
     with (
         lock,
@@ -161,6 +162,27 @@ def _say_if_time_is_over(request: Request, progress: Progress) -> None:
             f"{request.run_dir} took {spent / 60:.1f}. No further trial begins without a larger "
             "--max_minutes."
         )
+
+
+def _as_begun(request: Request, progress: Progress) -> Request:
+    """With XLA and the place of the batches as the trials in the folder have them.
+
+    What is left to the machine comes to something else on another one, whose trials could then not
+    be compared with those that are there.
+    """
+    before = {} if request.overwrite else begun_with(request.run_dir)
+    execution = request.execution
+    # "host" is not in the settings.
+    had = {"jit_compile": before.get("jit_compile"), "data_on": before.get("data_on", "host")}
+    taken = {
+        name: value
+        for name, value in (had if before else {}).items()
+        if value is not None and getattr(execution, name) == AUTOMATIC
+    }
+    if taken and request.only_times:
+        flags = " ".join(f"--{name}={str(value).lower()}" for name, value in taken.items())
+        progress.say(f"As in the trials that were taken: {flags}.")
+    return dataclasses.replace(request, execution=dataclasses.replace(execution, **taken))
 
 
 def _advice(execution: Execution, logs: Path) -> str:

@@ -54,7 +54,9 @@ def keras_snippet(
     """
     batch_size = configuration.batch_size
     imports, model = _model(subject.model, build_model, configuration.model, data.num_classes)
-    where = f", data_dir={str(subject.data_dir)!r}" if subject.data_dir else ""
+    folders = {"data_dir": subject.data_dir, "records_dir": subject.records_dir}
+    where = "".join(f", {name}={str(path)!r}" for name, path in folders.items() if path)
+    dataset = "recipe" if subject.dataset == IN_PYTHON else repr(subject.dataset)
     if isinstance(subject.data, OwnData) and subject.data.kind == "function":
         where += "" if subject.batched is None else f", batched={subject.batched}"
         where += f", classes={data.num_classes is not None}"
@@ -96,7 +98,7 @@ import keras
 import tfbatch
 {chr(10).join(imports)}
 
-{few}data = tfbatch.load_data({subject.dataset!r}{where})
+{few}data = tfbatch.load_data({dataset}{where})
 {policy}keras.utils.set_random_seed({seed})
 {made}model.fit(
     data.training(batch_size={batch_size}, seed={seed}, num_examples={derived.total_examples}),
@@ -123,6 +125,8 @@ def _own(subject: ModelAndData, *, compiled: bool, has_callbacks: bool) -> list[
     is_function = isinstance(subject.data, OwnData) and subject.data.kind == "function"
     if is_function and not is_importable(subject.dataset):
         found.append(f"# {subject.dataset} is your own: name it here as package.module:function")
+    if subject.dataset == IN_PYTHON:
+        found.append("# recipe is your own: the tfbatch recipe that the search was given")
     if not compiled and task.loss == IN_PYTHON:
         found.append("# loss is your own")
     if not compiled and IN_PYTHON in (task.metrics or ()):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, cast
 
@@ -133,21 +134,38 @@ def train_once(
                 carry_on=carry_on,
             )
         )
-    fit(
-        model,
-        workload,
-        derived,
-        seed=config.seed,
-        before=before,
-        callbacks=[*own, carry_on, guard, clock, *checkpoints],
-        verbose=verbose,
-    )
-    if output:
-        _save(model, workload, config, total_examples, output)
-    metrics = {split: evaluate(model, workload, split) for split in evaluated}
+    with _says_what_is_kept(file):
+        fit(
+            model,
+            workload,
+            derived,
+            seed=config.seed,
+            before=before,
+            callbacks=[*own, carry_on, guard, clock, *checkpoints],
+            verbose=verbose,
+        )
+        if output:
+            _save(model, workload, config, total_examples, output)
+        metrics = {split: evaluate(model, workload, split) for split in evaluated}
     if file:
         file.remove()
     return Trained(metrics, guard.reason if guard.diverged else None)
+
+
+@contextlib.contextmanager
+def _says_what_is_kept(file: CheckpointFile | None) -> Iterator[None]:
+    """Notes on a Ctrl-C where the same command would go on: it may be at the beginning."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        epochs = file.read_position().epochs if file else 0
+        stopped.add_note(
+            f"The same command continues after epoch {epochs}."
+            if epochs
+            else "No epoch is on disk yet: the same command begins anew (--checkpoint_seconds=0 "
+            "keeps every epoch)."
+        )
+        raise
 
 
 def _callbacks_of(
