@@ -207,9 +207,7 @@ def in_every_case(verdicts: Sequence[Verdict]) -> Verdict:
         return shown
     reason = f"it is not shown in each of {count} comparisons"
     among = shown.p_value if math.isnan(shown.p_value) else min(1.0, count * shown.p_value)
-    return dataclasses.replace(
-        shown, word="INCONCLUSIVE", label="", reason=reason, p_value=among
-    )
+    return dataclasses.replace(shown, word="INCONCLUSIVE", label="", reason=reason, p_value=among)
 
 
 def pairs_needed(deviation: float, margin: float) -> int | None:
