@@ -8,7 +8,9 @@ import math
 import pytest
 
 from tfbatch.errors import InputError
+from tfbatch.estimators.memory_line import predict_largest_batch_size
 from tfbatch.instruments.image_size_memory import (
+    AtImageSize,
     ResizedData,
     _within,
     measure_image_sizes,
@@ -88,6 +90,26 @@ def test_nothing_is_predicted_where_memory_does_not_grow_with_the_batch():
         "(`batch_sizes`)."
     )
     assert str(2**62) not in str(found)
+
+
+def test_a_line_that_bends_has_a_prediction_where_it_rises_by_more_than_peaks_err():
+    """Few peaks that miss their line by a per cent or two are known well enough to show growth."""
+
+    def at(*megabytes):
+        peaks = tuple(
+            Peak(size, int(peak * MEGABYTE))
+            for size, peak in zip((64, 128, 256), megabytes, strict=True)
+        )
+        line = predict_largest_batch_size(
+            [peak.size for peak in peaks],
+            [peak.peak_bytes for peak in peaks],
+            budget_bytes=2000 * MEGABYTE,
+        )
+        return AtImageSize(32, peaks, line)
+
+    assert at(820, 880, 950).grows
+    assert not at(820, 822, 824).grows
+    assert not at(820, 830, 820).grows
 
 
 def test_one_image_size_at_which_memory_grows_gives_no_power_of_the_area():

@@ -34,6 +34,7 @@ from tfbatch.training.workload import Workload
 
 _LINE_POINTS = 4  # the largest sizes: the small ones lie on the floor that start-up leaves
 _BATCH_SIZES = (8, 16, 32, 64, 128)
+_CLEARLY = 3  # noises of a peak by which the line must rise to show growth
 
 
 def measure_memory_by_image_size(
@@ -143,8 +144,8 @@ class AtImageSize:
     Attributes:
         image_size: Height and width in pixels.
         peaks: Peak of the process after each batch size, in order; the last may be over the budget.
-        predicted: The largest batch under the budget, PREDICTED by the line through them. Without
-            an upper end of its interval memory was not shown to grow, and it says nothing.
+        predicted: The largest batch under the budget, PREDICTED by the line through them; it says
+            nothing where memory was not shown to grow.
     """
 
     image_size: int
@@ -153,8 +154,14 @@ class AtImageSize:
 
     @property
     def grows(self) -> bool:
-        """Whether memory was shown to grow with the batch."""
-        return self.predicted.interval.bounded
+        """Whether memory was shown to grow with the batch.
+
+        Whether the line rises, from its smallest batch to its largest, by more than 3 % of the last
+        peak: three times what a peak is known to.
+        """
+        line = self.peaks[-_LINE_POINTS:]
+        rise = self.predicted.bytes_per_example * (line[-1].size - line[0].size)
+        return rise > _CLEARLY * NOISE * line[-1].peak_bytes
 
 
 class ImageSizeRow(TypedDict):
@@ -273,7 +280,6 @@ def measure_image_sizes(
             [peak.peak_bytes for peak in peaks[-_LINE_POINTS:]],
             budget_bytes=prober.budget_bytes,
             margin=0.0,
-            noise=NOISE,
         )
         found.append(AtImageSize(image_size, peaks, line))
     return ImageSizeMemory(tuple(found), prober.budget_bytes)
