@@ -565,10 +565,13 @@ def _scales(second_moments: Sequence[tf.Tensor], epsilon: float) -> tuple[list[t
     not met yet) would outweigh all others at its first gradient, which no update lets happen.
     """
     scales = [
-        tf.where(moment > 0, 1.0 / (tf.sqrt(moment) + epsilon), 0.0) for moment in second_moments
+        tf.where(tf.equal(moment, 0.0), 0.0, 1.0 / (tf.sqrt(moment) + epsilon))
+        # One that is not finite would be left out as if its gradient was 0: let it be noticed.
+        * tf.where(tf.math.is_finite(moment), 1.0, math.nan)
+        for moment in second_moments
     ]
-    total = sum(int(tf.size(scale)) for scale in scales)
-    unseen = total - sum(int(tf.math.count_nonzero(scale)) for scale in scales)
+    total = sum(int(tf.size(moment)) for moment in second_moments)
+    unseen = total - sum(int(tf.math.count_nonzero(moment)) for moment in second_moments)
     share = f"{100 * unseen / max(total, 1):.3g} %"
     left_out = f", without {share} of the weights, whose gradient was 0 throughout"
     return scales, left_out if unseen else ""
