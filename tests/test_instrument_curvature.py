@@ -219,3 +219,67 @@ def test_before_many_updates_normalization_has_the_statistics_of_the_sample(digi
         truth.eigenvalues.largest.value, rel=1e-3
     )
     assert plain.eigenvalues.largest.value > 10 * truth.eigenvalues.largest.value
+
+
+class Normalizations:
+    """Builds two normalizations, the first frozen or as asked for, and notes the model."""
+
+    def __init__(self, **first):
+        self.first, self.layers = first, []
+
+    def __call__(self, input_shape, num_classes):
+        inputs = keras.Input(input_shape)
+        self.layers = [
+            keras.layers.BatchNormalization(**{"trainable": False, **self.first}),
+            keras.layers.BatchNormalization(),
+        ]
+        hidden = keras.layers.Flatten()(inputs)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        outputs = keras.layers.Dense(num_classes)(hidden)
+        return keras.Model(inputs, outputs)
+
+
+def measured(digits, build, weights, monkeypatch):
+    """The conclusion, and the moving means at which it was measured."""
+    means = []
+
+    def noted(model, batches, **options):
+        layers = [la for la in model.layers if isinstance(la, keras.layers.BatchNormalization)]
+        means.extend(layer.moving_mean.numpy() for layer in layers)
+        return curvature_of(model, batches, **options)
+
+    monkeypatch.setattr(curvature, "curvature_of", noted)
+    found = measure_curvature_of(
+        context_of(ProgramCache(Workload(digits, build))),
+        Configuration(batch_size=32, base_learning_rate=0.001),
+        weights,
+        CurvatureSettings(examples=64, seconds=0.0),
+    )
+    return found.conclusion(), means
+
+
+@pytest.mark.parametrize("updates", [0, 1])
+def test_a_frozen_normalization_keeps_the_statistics_that_training_uses(
+    digits, monkeypatch, updates
+):
+    """The next one has the statistics of what it sees with these, far from mean 0."""
+    build = Normalizations(moving_mean_initializer=keras.initializers.Constant(5.0))
+    conclusion, (first, second) = measured(digits, build, Weights(updates), monkeypatch)
+
+    assert (first == 5).all()
+    assert (second < -3).all()
+    assert "(moving statistics of 1 of 2 normalizations from the sample)" in conclusion
+
+
+def test_what_recalibration_refuses_does_not_end_a_measurement_after_a_training(
+    digits, monkeypatch
+):
+    build = Normalizations(trainable=True, renorm=True)
+    conclusion, (first, _) = measured(digits, build, Weights(1), monkeypatch)
+
+    assert "as the updates left them, in part a new layer's: `batch_norm" in conclusion
+    assert "It has renorm=True)" in conclusion
+    assert abs(first).max() < 0.02, "1 % of the data's, in [0, 1]"
+    with pytest.raises(InputError, match="has renorm=True"):
+        measured(digits, build, Weights(), monkeypatch)

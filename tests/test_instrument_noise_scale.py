@@ -24,7 +24,8 @@ from tfbatch.instruments.noise_scale import (
     measure_noise_scale,
     noise_scale_of,
 )
-from tfbatch.instruments.weights_and_examples import Weights, statistics_are_initial
+from tfbatch.instruments.weights_and_examples import Weights, with_initial_statistics
+from tfbatch.layers import GhostBatchNormalization
 from tfbatch.schema import Named
 from tfbatch.training.program_cache import ProgramCache
 from tfbatch.training.workload import Workload
@@ -232,12 +233,16 @@ def test_weights_that_were_not_trained_here_are_not_said_to_have_diverged(tmp_pa
     assert Weights(file=file).remedy.startswith("Look at the weights in kept.weights.h5 and the")
 
 
-def normalized(input_shape=(4,), num_classes=1, *, momentum=0.9, trainable=True):
+def normalized(input_shape=(4,), num_classes=1, *, layer=None, **options):
     inputs = keras.Input(input_shape)
-    layer = keras.layers.BatchNormalization(momentum=momentum, trainable=trainable)
+    layer = layer or keras.layers.BatchNormalization(**{"momentum": 0.9, **options})
     return keras.Model(
         inputs, keras.layers.Dense(num_classes)(layer(keras.layers.Flatten()(inputs)))
     )
+
+
+def are_initial(model, weights, batch_size=32):
+    return bool(with_initial_statistics(model, weights, batch_size=batch_size))
 
 
 def test_moving_statistics_are_initial_as_long_as_they_hold_a_twentieth_of_it(tmp_path):
@@ -246,13 +251,42 @@ def test_moving_statistics_are_initial_as_long_as_they_hold_a_twentieth_of_it(tm
     file.touch()
 
     steps = (0, 1, 28, 29)
-    assert [statistics_are_initial(model, Weights(n)) for n in steps] == [True] * 3 + [False]
-    assert statistics_are_initial(normalized(momentum=0.99), Weights(298))
-    assert not statistics_are_initial(normalized(momentum=0.99), Weights(299))
-    assert not statistics_are_initial(model, Weights(file=file))
-    assert not statistics_are_initial(normalized(trainable=False), Weights(1)), "they stay as used"
-    assert statistics_are_initial(normalized(trainable=False), Weights())
-    assert not any(statistics_are_initial(linear_model(), Weights(n)) for n in (0, 1))
+    assert [are_initial(model, Weights(n)) for n in steps] == [True] * 3 + [False]
+    assert are_initial(normalized(momentum=0.99), Weights(298))
+    assert not are_initial(normalized(momentum=0.99), Weights(299))
+    assert not are_initial(model, Weights(file=file))
+    assert not are_initial(normalized(trainable=False), Weights(1)), "they stay as used"
+    assert are_initial(normalized(trainable=False), Weights())
+    assert not any(are_initial(linear_model(), Weights(n)) for n in (0, 1))
+
+
+def test_ghost_batches_each_update_the_moving_statistics():
+    """Four in an update of 128: after 8 of them 0.9 ** 32 is left, after 7 0.9 ** 28."""
+    model = normalized(layer=GhostBatchNormalization(32, momentum=0.9))
+
+    assert are_initial(model, Weights(7), batch_size=128)
+    assert not are_initial(model, Weights(8), batch_size=128)
+    assert are_initial(model, Weights(28), batch_size=32)
+
+
+def loaded(input_shape, num_classes):
+    """As a builder with weights="imagenet"."""
+    layer = keras.layers.BatchNormalization()
+    model = normalized(input_shape, num_classes, layer=layer)
+    layer.moving_mean.assign(keras.ops.full_like(layer.moving_mean, 3.0))
+    layer.moving_variance.assign(keras.ops.full_like(layer.moving_variance, 4.0))
+    return model
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_statistics_that_the_builder_loads_are_used(digits, steps):
+    reading = measure_noise_scale(
+        context_of(ProgramCache(Workload(digits, loaded))),
+        Configuration(batch_size=32, base_learning_rate=0.001),
+        Weights(steps),
+        NoiseScaleSettings(small_batch_size=8, micro_batches=2, most_pairs=2),
+    )
+    assert reading.mode == "inference"
 
 
 @pytest.mark.parametrize(("steps", "mode"), [(1, "micro-batch"), (30, "inference")], ids=str)

@@ -339,6 +339,45 @@ def test_ghost_layers_frozen_layers_and_masked_positions_are_recalibrated():
     assert_same(state(model.layers[-1]), [seen.mean(0), seen.var(0)], atol=1e-5)
 
 
+def test_layers_that_are_not_chosen_keep_their_statistics_and_normalize_by_them():
+    x = values((20, 3))
+    model = keras.Sequential([keras.Input((3,)), layer_of(), layer_of()])
+    first, second = model.layers
+    first.moving_mean.assign([5.0] * 3)
+
+    recalibrate_batch_normalization(model, [x], layers=[second])
+
+    assert_same(state(first), [np.full(3, 5.0), np.ones(3)], atol=0)
+    seen = (x - 5) / np.sqrt(1 + first.epsilon)
+    assert_same(state(second), [seen.mean(0), seen.var(0)], atol=1e-5)
+
+
+def test_a_layer_of_another_model_is_refused():
+    model = keras.Sequential([keras.Input((3,)), layer_of()])
+    with pytest.raises(InputError, match=r"`layers` must be .* of the model\. Received others: b"):
+        recalibrate_batch_normalization(model, [values((4, 3))], layers=[layer_of(name="b")])
+
+
+class WithOneMore(keras.Model):
+    """It builds a second normalization and does not call it."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = layer_of(), layer_of()
+        self.second.build((None, 3))
+
+    def call(self, inputs):
+        return self.first(inputs)
+
+
+def test_nothing_is_changed_where_one_layer_saw_no_example():
+    model, x = WithOneMore(), values((4, 3))
+    model(x)
+    with pytest.raises(InputError, match="saw no example"):
+        recalibrate_batch_normalization(model, [x])
+    assert_same(state(model.first), [np.zeros(3), np.ones(3)], atol=0)
+
+
 @pytest.mark.slow
 def test_trap_after_fifty_updates_the_validation_loss_is_wrong_and_then_right():
     """BatchNormalization counts its momentum in updates: 60 % of the initial values are left."""

@@ -492,7 +492,19 @@ def test_a_target_of_about_all_examples_is_planned_within_them(stages):
     assert report.training.answer.verdict == "found"
     assert report.batch_size < 1997
     assert 1900 < report.accumulation.batch_size <= 1997
-    assert "A batch of 1997 does not fit: `tfbatch.accumulated" in report.conclusion()
+    assert (
+        "A batch of 1997 was not run (the line through the peaks ends at 1000): `tfbatch.acc"
+    ) in report.conclusion()
+
+
+def test_a_target_between_what_fits_and_what_failed_is_not_said_not_to_fit():
+    """An answer is found as soon as it is within 10 % of the largest that may fit."""
+    found = LargestSize(LargestBatch(90, 100, "found", "100 does not fit", 3), (), None)
+    between = report_of(found, accumulation=Accumulation(95, 48, 2, 600))
+    at_failure = report_of(found, accumulation=Accumulation(100, 50, 2, 600))
+
+    assert "A batch of 95 was not run (100 does not fit): `tfbatch.acc" in between.conclusion()
+    assert "A batch of 100 does not fit: `tfbatch.acc" in at_failure.conclusion()
 
 
 @pytest.mark.parametrize("error", [InputError("No metric."), SearchError("No room.")], ids=str)

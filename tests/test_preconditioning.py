@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfbatch.errors import InputError
 from tfbatch.instruments.noise_scale import (
     NoiseScaleSettings,
     noise_scale_of,
@@ -90,6 +93,20 @@ def test_a_word_that_was_not_met_before_does_not_decide_the_preconditioned_noise
     assert unmet.estimate.noise_trace > plain.estimate.noise_trace
     assert "without 50 % of the weights, whose gradient was 0 throughout" in unmet.preconditioner
     assert "without 50 % of the weights" in unmet.conclusion()
+
+
+@pytest.mark.parametrize("target", [math.nan, math.inf, 1e30], ids=str)
+def test_a_second_moment_that_is_not_finite_is_not_taken_for_a_gradient_of_0(target):
+    settings = NoiseScaleSettings(
+        small_batch_size=2, micro_batches=4, preconditioned=True, most_pairs=3
+    )
+    with pytest.raises(InputError, match="The gradient at the given weights is not finite"):
+        noise_scale_of(
+            of_words(),
+            batches_of_words(3, seed=1),
+            settings=settings,
+            pilot=batches_of_words(8, seed=2, first_target=target),
+        )
 
 
 def test_weights_without_a_second_moment_of_their_own_are_left_out():

@@ -22,12 +22,12 @@ from tfbatch.gradients import HessianProduct
 from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.instruments.weights_and_examples import (
     Weights,
-    model_at,
+    model_and_initial_at,
     size_of_updates,
-    statistics_are_initial,
     training_batches,
 )
 from tfbatch.layers import recalibrate_batch_normalization
+from tfbatch.layers._momentum_in_examples import batch_normalizations
 from tfbatch.schema import expanded
 from tfbatch.search.progress import progress_lines
 from tfbatch.training.context import TaskContext
@@ -56,9 +56,10 @@ def measure_curvature(
 ) -> CurvatureReading:
     """Measures the ends of the Hessian's spectrum (Lanczos) and its trace (Hutchinson 1989).
 
-    On a fixed sample without augmentation, in inference mode, by Hessian-vector products. Before
-    BatchNormalization's moving statistics are those of the data (with Keras's momentum of 0.99,
-    before 299 updates), they are taken from the sample, and the conclusion says so.
+    On a fixed sample without augmentation, in inference mode, by Hessian-vector products. As long
+    as moving statistics of a BatchNormalization hold more than 5 % of a new layer's (with Keras's
+    momentum of 0.99, before 299 updates), this layer's are taken from the sample, and the
+    conclusion says so. Those that the builder loads stay, and after any update a frozen layer's.
 
     Example:
         ```python
@@ -283,7 +284,9 @@ def measure_curvature_of(
         settings: How to measure.
     """
     programs = task.programs
-    model = model_at(programs, configuration, weights, heartbeat=task.heartbeat)
+    model, initial = model_and_initial_at(
+        programs, configuration, weights, heartbeat=task.heartbeat
+    )
     task.heartbeat()
     wanted = min(settings.examples, programs.workload.data.num_examples("train"))
     size = min(_AT_ONCE, wanted)
@@ -294,11 +297,8 @@ def measure_curvature_of(
         seed=settings.seed,
         augmented=False,
     )
-    batches, note = list(sample), ""
-    # Before many updates the moving statistics are those of no data, and eigenvalues meaningless.
-    recalibrated = statistics_are_initial(model, weights)
-    if recalibrated and recalibrate_batch_normalization(model, batches, max_passes=1):
-        note = " (moving statistics from the sample)"
+    batches = list(sample)
+    note = _recalibrated(model, batches, initial, weights)
     return curvature_of(
         model,
         batches,
@@ -307,3 +307,28 @@ def measure_curvature_of(
         remedy=weights.remedy,
         heartbeat=task.heartbeat,
     )
+
+
+def _recalibrated(
+    model: keras.Model,
+    batches: Sequence[object],
+    initial: Sequence[keras.layers.BatchNormalization],
+    weights: Weights,
+) -> str:
+    """Gives these layers the statistics of the sample; what is to be said of it.
+
+    Those of no data would make eigenvalues meaningless. The others are used as training does.
+    """
+    if not initial:
+        return ""
+    try:
+        recalibrate_batch_normalization(model, batches, layers=initial, max_passes=1)
+    except InputError as error:
+        if weights.untrained:
+            raise
+        reason = str(error).rstrip(".")
+        return f" (moving statistics as the updates left them, in part a new layer's: {reason})"
+    every = len(batch_normalizations(model))
+    if len(initial) < every:
+        return f" (moving statistics of {len(initial)} of {every} normalizations from the sample)"
+    return " (moving statistics from the sample)"

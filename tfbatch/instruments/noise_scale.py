@@ -31,9 +31,8 @@ from tfbatch.gradients import LayerNorms
 from tfbatch.instruments.open_bench import BenchOptions, open_bench
 from tfbatch.instruments.weights_and_examples import (
     Weights,
-    model_at,
+    model_and_initial_at,
     size_of_updates,
-    statistics_are_initial,
     training_batches,
 )
 from tfbatch.loss_scaling import unwrapped
@@ -106,8 +105,9 @@ def gradient_noise_scale(
         micro_batches: Micro-batches in a batch.
         mode: "inference": no dropout, BatchNormalization by its moving statistics. "micro-batch":
             the training mode, each micro-batch normalized by itself. Default: "micro-batch" as long
-            as BatchNormalization's moving statistics hold more than 5 % of their initial values
-            (with Keras's momentum of 0.99, before 299 updates), else "inference".
+            as moving statistics of a BatchNormalization hold more than 5 % of a new layer's (with
+            Keras's momentum of 0.99, before 299 updates), else "inference". Statistics that the
+            builder loads are no new layer's.
         augmented: Whether a recipe augments the batches as in training.
         preconditioned: Whether tr(P Sigma) / G'PG with P = 1 / (sqrt(v) + epsilon) is measured
             too: v of the optimizer if it has one and has trained, else measured. Weights whose
@@ -476,9 +476,11 @@ def measure_noise_scale(
             f"`micro_batches` must be at most the number of training examples, {examples}. "
             f"Received: {k}."
         )
-    model = model_at(programs, configuration, weights, heartbeat=task.heartbeat)
+    model, initial = model_and_initial_at(
+        programs, configuration, weights, heartbeat=task.heartbeat
+    )
     task.heartbeat()
-    default: Mode = "micro-batch" if statistics_are_initial(model, weights) else "inference"
+    default: Mode = "micro-batch" if initial else "inference"
     mode = settings.mode or default
     asked, size = settings.small_batch_size, _small_size(settings, examples, mode)
     settings = dataclasses.replace(settings, small_batch_size=size)
@@ -565,10 +567,13 @@ def _scales(second_moments: Sequence[tf.Tensor], epsilon: float) -> tuple[list[t
     not met yet) would outweigh all others at its first gradient, which no update lets happen.
     """
     scales = [
-        tf.where(moment > 0, 1.0 / (tf.sqrt(moment) + epsilon), 0.0) for moment in second_moments
+        tf.where(tf.equal(moment, 0.0), 0.0, 1.0 / (tf.sqrt(moment) + epsilon))
+        # One that is not finite would be left out as if its gradient was 0: let it be noticed.
+        * tf.where(tf.math.is_finite(moment), 1.0, math.nan)
+        for moment in second_moments
     ]
-    total = sum(int(tf.size(scale)) for scale in scales)
-    unseen = total - sum(int(tf.math.count_nonzero(scale)) for scale in scales)
+    total = sum(int(tf.size(moment)) for moment in second_moments)
+    unseen = total - sum(int(tf.math.count_nonzero(moment)) for moment in second_moments)
     share = f"{100 * unseen / max(total, 1):.3g} %"
     left_out = f", without {share} of the weights, whose gradient was 0 throughout"
     return scales, left_out if unseen else ""

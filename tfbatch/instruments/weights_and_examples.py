@@ -17,6 +17,7 @@ from tfbatch.bench import Bench
 from tfbatch.callbacks import StopAfterSteps
 from tfbatch.configuration import Configuration
 from tfbatch.errors import InputError
+from tfbatch.layers import GhostBatchNormalization
 from tfbatch.layers._momentum_in_examples import batch_normalizations
 from tfbatch.pipeline.recipe_data import PreparedData
 from tfbatch.pipeline.trainable_data import Data
@@ -84,6 +85,17 @@ def model_at(
     *,
     heartbeat: Callable[[], None] = lambda: None,
 ) -> keras.Model:
+    """See model_and_initial_at: the model alone."""
+    return model_and_initial_at(programs, configuration, weights, heartbeat=heartbeat)[0]
+
+
+def model_and_initial_at(
+    programs: ProgramCache,
+    configuration: Configuration,
+    weights: Weights,
+    *,
+    heartbeat: Callable[[], None] = lambda: None,
+) -> tuple[keras.Model, list[keras.layers.BatchNormalization]]:
     """A compiled model on one device in float32 with these weights, and its optimizer's slots.
 
     Whatever the precision of the training: squared norms of gradients are subtracted from each
@@ -94,6 +106,9 @@ def model_at(
         configuration: What the weights are trained with.
         weights: Which weights.
         heartbeat: Called after each update: many of them take longer than a hang may.
+
+    Returns:
+        The model, and those of its layers that with_initial_statistics tells.
 
     Raises:
         InputError: Weights of another model.
@@ -106,6 +121,7 @@ def model_at(
     )
     if weights.file:
         load_weights(model, Path(weights.file))
+    initial = with_initial_statistics(model, weights, batch_size=configuration.batch_size)
     if weights.trained_steps:
         workload = own.workload
         stream = workload.data.training(
@@ -121,30 +137,52 @@ def model_at(
             shuffle=False,
             verbose=0,
         )
-    return model
+    return model, initial
 
 
-def statistics_are_initial(model: keras.Model, weights: Weights) -> bool:
-    """Whether moving statistics of batch normalization are, for a good part, those of no data.
+def with_initial_statistics(
+    model: keras.Model, weights: Weights, *, batch_size: int
+) -> list[keras.layers.BatchNormalization]:
+    """The batch normalizations whose statistics will, for a good part, be those of no data.
 
         momentum ** updates > 0.05
 
-    With Keras's 0.99 that is so before 299 updates, with 0.9 before 29. Kept weights are taken to
-    have had many, and statistics of a frozen layer are those that its training uses too.
+    With Keras's 0.99 that is so before 299 updates, with 0.9 before 29. Only a mean of 0 and a
+    variance of 1 throughout are of no data: a builder may have loaded others. Kept weights are
+    taken to have had many updates, and statistics of a frozen layer are those that its training
+    uses too.
 
     Args:
-        model: The model at these weights.
+        model: The model before these updates; they replace what tells whether it has seen data.
         weights: Which weights.
+        batch_size: Of these updates.
     """
-    layers = batch_normalizations(model)
     if weights.file:
-        return False
+        return []
+    new = [layer for layer in batch_normalizations(model) if _is_new(layer)]
     if weights.untrained:
-        return bool(layers)
-    return any(
-        layer.trainable and layer.momentum**weights.trained_steps > _MOST_INITIAL
-        for layer in layers
+        return new
+    return [
+        layer
+        for layer in new
+        if layer.trainable
+        and layer.momentum ** (weights.trained_steps * _updates(layer, batch_size)) > _MOST_INITIAL
+    ]
+
+
+def _is_new(layer: keras.layers.BatchNormalization) -> bool:
+    if not layer.built:
+        return False  # the model does not call it
+    mean, variance = (
+        keras.ops.convert_to_numpy(one) for one in (layer.moving_mean, layer.moving_variance)
     )
+    return bool((mean == 0).all() and (variance == 1).all())
+
+
+def _updates(layer: keras.layers.BatchNormalization, batch_size: int) -> int:
+    """Of its statistics, in one of the model."""
+    ghosts = isinstance(layer, GhostBatchNormalization)
+    return max(batch_size // layer.ghost_size, 1) if ghosts else 1
 
 
 def on_one_device_in_float32(programs: ProgramCache) -> ProgramCache:

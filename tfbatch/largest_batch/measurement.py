@@ -200,7 +200,7 @@ class MemoryReport:
     def _why_not(self, target: int) -> str:
         """Of a larger batch than the largest: whether that is known not to fit, or was not run."""
         answer, failed = self.training.answer, self.training.smallest_that_failed
-        if answer.verdict == "found" or (failed is not None and failed <= target):
+        if failed is not None and failed <= target:
             return "does not fit"
         allowed = f"the largest allowed is {self.batch_size}"
         return f"was not run ({allowed if answer.verdict == 'cap' else answer.reason})"

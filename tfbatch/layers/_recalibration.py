@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,12 @@ from tfbatch.layers._momentum_in_examples import batch_normalizations
 
 
 def recalibrate_batch_normalization(
-    model: keras.Model, dataset: Iterable[object], *, tolerance: float = 1e-3, max_passes: int = 20
+    model: keras.Model,
+    dataset: Iterable[object],
+    *,
+    layers: Collection[keras.layers.BatchNormalization] | None = None,
+    tolerance: float = 1e-3,
+    max_passes: int = 20,
 ) -> int:
     """Replaces the moving statistics of every batch normalization by those of the data.
 
@@ -51,21 +56,24 @@ def recalibrate_batch_normalization(
     2105.07576, section 3; here with the layers before each already corrected.
 
     Args:
-        model: A built model. Frozen layers are recalibrated too.
+        model: A built model.
         dataset: Batches x, (x, y) or (x, y, sample_weight) that can be gone over more than once,
             such as a `tf.data.Dataset` or a list; `dataset.take(n)` is a part of it. Without random
             augmentation, or the passes differ.
+        layers: Those of the model's layers to recalibrate; the others normalize by the statistics
+            that they have. Default: all, frozen ones too.
         tolerance: Largest change from one pass to the next, of a mean in standard deviations or of
             a variance as a share, at which it ends. 0 for the exact result.
         max_passes: At most this many passes over the data, at least 1.
 
     Returns:
-        The number of passes; 0 for a model without batch normalization. If the last one still
+        The number of passes; 0 where there is no layer to recalibrate. If the last one still
         moved a statistic by more than `tolerance`, a warning is logged.
 
     Raises:
         InputError: A number out of its range; a dataset that is empty, endless, or can be gone over
-            only once; a layer that is not built, was not called, or has `renorm`.
+            only once; a layer that is not built, was not called, has `renorm`, or is another
+            model's.
     """
     if tolerance < 0 or max_passes < 1:
         raise InputError(
@@ -80,18 +88,20 @@ def recalibrate_batch_normalization(
             "The dataset must be finite, and one that can be gone over again: give a "
             f"tf.data.Dataset or a list of batches. Received: {dataset!r}."
         )
-    layers = batch_normalizations(model)
-    for layer in layers:
+    chosen = _chosen(model, layers)
+    for layer in chosen:
         if layer.renorm or not layer.built:
             problem = "has renorm=True" if layer.renorm else "is not built: call the model once"
             raise InputError(f"`{layer.name}` cannot be recalibrated. It {problem}.")
     moved = 0.0
-    for number in range(1, max_passes + 1 if layers else 1):
-        found = _one_pass(model, layers, dataset, batch_statistics=number == 1)
+    for number in range(1, max_passes + 1 if chosen else 1):
+        found = _one_pass(model, chosen, dataset, batch_statistics=number == 1)
+        for layer, population in found:
+            population.check(layer)  # of all before one is changed
         moved = max(population.assign(layer) for layer, population in found)
         if number > 1 and moved <= tolerance:
             return number
-    if max_passes > 1 and layers:
+    if max_passes > 1 and chosen:
         logging.warning(
             "Statistics of batch normalization still moved by %.2g in pass %d; the tolerance is "
             "%.2g. Raise `max_passes`, and give data without random augmentation.",
@@ -99,7 +109,21 @@ def recalibrate_batch_normalization(
             max_passes,
             tolerance,
         )
-    return max_passes if layers else 0
+    return max_passes if chosen else 0
+
+
+def _chosen(
+    model: keras.Model, layers: Collection[keras.layers.BatchNormalization] | None
+) -> list[keras.layers.BatchNormalization]:
+    every = batch_normalizations(model)
+    if layers is None:
+        return every
+    if foreign := [layer.name for layer in layers if not any(layer is one for one in every)]:
+        raise InputError(
+            "`layers` must be batch normalizations of the model. Received others: "
+            f"{', '.join(foreign)}. Leave it out for all that the model has."
+        )
+    return [one for one in every if any(one is layer for layer in layers)]
 
 
 @dataclass
@@ -120,13 +144,16 @@ class _Population:
             self.mean = self.mean + difference * float(count) / both
             self.count = both
 
-    def assign(self, layer: Any) -> float:
-        """Gives them to the layer; returns by how much they moved."""
+    def check(self, layer: Any) -> None:
+        """Refuses where there are none."""
         if not self.count:
             raise InputError(
                 f"`{layer.name}` saw no example: the dataset must not be empty, and the model must "
                 "call every one of its normalization layers."
             )
+
+    def assign(self, layer: Any) -> float:
+        """Gives them to the layer; returns by how much they moved."""
         variance = self.squares / self.count
         scale = np.sqrt(variance + layer.epsilon)
         moved_mean = np.abs(keras.ops.convert_to_numpy(layer.moving_mean) - self.mean) / scale
