@@ -396,7 +396,7 @@ def mean_of_weights():
         (network, {"gradient_accumulation_steps": 2}, {}, (X, Y), "accumulates gradients already"),
         (masked, {}, {"loss": "mse"}, (X[..., None], X[..., None]), "output is masked"),
         (network, {}, mean_of_weights(), (X, Y, WEIGHTS), "mean_with_sample_weight"),
-        (network, {}, ignoring(), (X, NO_ZEROS), r"give sample weights .* ignore_class=0\."),
+        (network, {}, ignoring(), (X, NO_ZEROS), r"weights .* valid class, .* ignore_class=0\."),
         (network, {}, ignoring_by_a_function(), (X, NO_ZEROS), r"Received: ignore_class=0\."),
     ],
     ids=["twice", "mask", "weights", "ignored", "ignored by a function"],

@@ -467,6 +467,15 @@ def test_a_schedule_that_counts_other_examples_is_refused():
         fit(gradient_minus_one(rate), dataset, scheduler)
 
 
+def test_a_schedule_of_one_of_several_optimizers_that_counts_other_examples_is_refused_too():
+    scheduler = BatchSizeScheduler(SIZES)
+    dataset = scheduler.dataset(ONES, ONES)
+    rate = LearningRateInExamples("cosine", learning_rate=0.5, batch_size=99, total_examples=250)
+
+    with pytest.raises(InputError, match=r"scheduler\.learning_rate"):
+        fit(gradient_minus_one(rate, several=True), dataset, scheduler)
+
+
 def test_piece_factors_must_fit_the_pieces():
     with pytest.raises(InputError, match="`piece_factors`"):
         LearningRateInExamples(

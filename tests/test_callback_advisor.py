@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from processes import with_long_enough_pauses
 from several_optimizers import several_optimizers
 
 from tfbatch import device_memory
@@ -125,6 +127,15 @@ def build(kind=keras.Sequential):
 def data(count=256):
     random = np.random.default_rng(0)
     return random.normal(size=(count, 8)).astype("float32"), np.ones((count, 1), "float32")
+
+
+def test_without_a_measure_of_memory_no_larger_batch_is_risked(monkeypatch):
+    monkeypatch.setattr(device_memory, "resident", lambda: None)
+
+    timed = time_steps(build(), tuple(map(tf.constant, data(16))), [8, 16, 32, 64])
+
+    assert list(timed.seconds) == [8, 16]
+    assert timed.failed is None
 
 
 def test_timed_steps_leave_no_bit_changed():
@@ -287,7 +298,8 @@ def test_a_part_of_the_batches_may_be_none():
     build().fit(batches, steps_per_epoch=4, callbacks=[advisor], shuffle=False, verbose=0)
 
     assert advisor.noise.refused == ""
-    assert list(advisor._steps.seconds) == [8, 16, 32, 64]
+    timed, _ = advisor._timed[16]
+    assert list(timed.seconds) == [8, 16, 32, 64]
 
 
 def test_without_the_memory_of_the_device_no_largest_batch_is_estimated():
@@ -354,6 +366,7 @@ def test_memory_that_runs_out_while_the_noise_is_measured_is_said_too(monkeypatc
 
     assert len(history.history["loss"]) == 2
     assert "cannot be measured: ResourceExhaustedError: OOM when" in advisor.advice.lines[1]
+    assert "micro_batches" not in advisor.advice.lines[1], "an argument of another callback"
 
 
 def timed_at_once(called):
@@ -383,6 +396,11 @@ def warm_up_of_keras():
     return keras.optimizers.schedules.CosineDecay(0.0, 100, warmup_target=0.1, warmup_steps=4)
 
 
+def warm_up_and_decay_of_keras():
+    schedule = keras.optimizers.schedules.CosineDecay
+    return schedule(0.0, 2, alpha=0.01, warmup_target=0.1, warmup_steps=2)
+
+
 def warm_up_in_examples():
     return LearningRateInExamples(
         "cosine", learning_rate=0.1, batch_size=16, total_examples=6_400, warmup_examples=3_200
@@ -393,11 +411,12 @@ def warm_up_in_examples():
     ("optimizer", "rate"),
     [
         (lambda: keras.optimizers.SGD(warm_up_of_keras()), ",learning_rate=0.1"),
+        (lambda: keras.optimizers.SGD(warm_up_and_decay_of_keras()), ",learning_rate=0.1"),
         (lambda: keras.optimizers.SGD(warm_up_in_examples()), ",learning_rate=0.1"),
         (lambda: keras.optimizers.SGD(0.0), ""),
         (several_optimizers, ""),
     ],
-    ids=["Keras's warm-up", "warm-up in examples", "zero", "several"],
+    ids=["Keras's warm-up", "within an epoch", "warm-up in examples", "zero", "several"],
 )
 def test_the_command_has_the_peak_of_a_schedule_and_no_rate_where_there_is_none(optimizer, rate):
     """A warm-up begins at 0, which `tune` refuses."""
@@ -426,3 +445,53 @@ def test_a_batch_size_that_changes_is_that_of_the_epoch_and_is_timed_anew(monkey
         assert "B=16" not in later
         assert "--baseline=batch_size=64," in later
     assert called == [[8, 16, 32, 64], [32, 64, 128, 256]]
+
+
+def test_a_short_last_batch_that_begins_an_epoch_is_not_taken_for_the_batch_size(monkeypatch):
+    """Of 168 examples every third batch has 40: the second and the fifth epoch begin with one."""
+    called: list[list[int]] = []
+    monkeypatch.setattr(advisor_file, "time_steps", timed_at_once(called))
+    lines, advisor = [], Advisor(verbose=0)
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: lines.append(str(advisor.advice))
+    )
+    batches = tf.data.Dataset.from_tensor_slices(data(168)).batch(64).repeat()
+
+    arguments = {"steps_per_epoch": 2, "shuffle": False, "verbose": 0}
+    build().fit(batches, epochs=5, callbacks=[advisor, note], **arguments)
+
+    assert called == [[32, 64, 128, 256]]
+    assert len(lines) == 5
+    assert all("examples/s at B=64" in line for line in lines)
+
+
+def test_a_size_that_comes_back_is_not_timed_again(monkeypatch):
+    called: list[list[int]] = []
+    monkeypatch.setattr(advisor_file, "time_steps", timed_at_once(called))
+    scheduler, advisor = BatchSizeScheduler({0: 16, 1: 64, 2: 16}), Advisor(verbose=0)
+    dataset = scheduler.dataset(*data(128))
+
+    build().fit(dataset, epochs=3, callbacks=[scheduler, advisor], shuffle=False, verbose=0)
+
+    assert called == [[8, 16, 32, 64], [32, 64, 128, 256]]
+    assert "examples/s at B=16" in str(advisor.advice)
+
+
+def test_waiting_for_the_batch_that_it_looks_at_counts_as_waiting_for_input():
+    """In the second epoch, which traces nothing: only the first batch is waited for."""
+    x, y = data(16)
+
+    def measure(seconds):
+        def batches():
+            time.sleep(seconds)
+            for _ in range(4):
+                yield x, y
+
+        spec = (tf.TensorSpec(x.shape), tf.TensorSpec(y.shape))
+        source = tf.data.Dataset.from_generator(batches, output_signature=spec)
+        source = source.apply(tf.data.experimental.assert_cardinality(4))
+        advisor = Advisor(time_steps=False, verbose=0)
+        build().fit(source, epochs=2, callbacks=[advisor], shuffle=False, verbose=0)
+        return advisor.throughput.input_wait
+
+    assert with_long_enough_pauses(measure, lambda found: found > 0.6, seconds=0.3) > 0.6

@@ -86,8 +86,10 @@ def test_memory_that_runs_out_ends_a_training_that_asked_for_the_noise_scale(mon
 
     monkeypatch.setattr(SquaredNorms, "__call__", full)
 
-    with pytest.raises(InputError, match="Memory has run out"):
+    with pytest.raises(InputError, match=r"tensor\. Memory has run out: .*`micro_batc") as raised:
         linear().fit(*regression(96), callbacks=[GradientNoiseScale(interval=1)], verbose=0)
+    [note] = raised.value.__notes__
+    assert ", in full\n" in note, "the lines of code that raised it are told"
 
 
 def test_the_instrument_and_the_callback_measure_the_same_norms():
@@ -378,8 +380,10 @@ def test_memory_that_runs_out_in_a_measurement_is_a_reason_with_what_mends_it(mo
 
     assert meter.refused == (
         "The gradient of a micro-batch of 10 examples cannot be measured: ResourceExhaustedError: "
-        "OOM when allocating a tensor. Memory has run out: leave the callback out, or give it more "
-        "`micro_batches`."
+        "OOM when allocating a tensor"
+    )
+    assert meter.remedy == (
+        "Memory has run out: leave the callback out, or give it more `micro_batches`."
     )
     assert meter.measurements == 0
 

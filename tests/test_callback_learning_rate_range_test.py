@@ -190,6 +190,19 @@ def test_what_is_trained_after_the_test_within_the_with_statement_is_kept():
     assert int(model.optimizer.iterations) == 100
 
 
+def test_a_model_that_has_grown_within_the_with_statement_is_left_alone():
+    model = build()
+
+    def grows_and_fails():
+        with LearningRateRangeTest(1e-5, 1e-2) as test:
+            fit(model, test)
+            model.add(keras.layers.Dense(1))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        grows_and_fails()
+
+
 def test_several_optimizers_are_refused_and_the_model_is_as_before():
     """Their rates were not swept, and the losses were read as if they had been."""
     model = build()

@@ -444,6 +444,35 @@ def test_a_stopped_training_says_where_the_same_command_goes_on(
     assert said in " ".join(stopped.value.__notes__)
 
 
+@pytest.mark.parametrize("is_file", [True, False], ids=["file", "named"])
+def test_train_says_that_it_does_not_go_on_from_an_earlier_versions_checkpoint(
+    digits, tmp_path, is_file
+):
+    """It began anew without a word, and the hours before were in vain."""
+    config = TrainingConfig(
+        dataset="digits",
+        model="mine:build",
+        trial_length=TrainingLength.parse("3 epochs"),
+        seed=1,
+        configuration=SPEC.configuration,
+    )
+    workload, said = Workload(digits, with_dropout), []
+    made = tmp_path / "checkpoint.npz" if is_file else lambda identity: tmp_path / identity
+    first = single._checkpoint_of(config, workload, made, said.append)
+    assert said == []
+
+    earlier, _ = single._identities(config, workload)
+    path = made if is_file else made(earlier)
+    model = workload.compiled(SPEC.configuration, total_examples=64, seed=1)
+    CheckpointFile(path, identity=earlier).write(model, Position(epochs=1, steps=2))
+    second = single._checkpoint_of(config, workload, made, said.append)
+
+    [line] = said
+    assert f"{path} is of an earlier version of tfbatch" in line
+    assert second.path == first.path
+    assert second.read_position() == Position()
+
+
 def trained_as_named(digits, monkeypatch, callbacks):
     """What `train_once` says where the trials had callbacks of this name."""
     monkeypatch.setattr(single, "prepare_data", lambda *_, **__: digits)
@@ -500,13 +529,17 @@ def test_a_training_of_a_changed_model_or_another_seed_is_another_one(digits):
         seed=1,
         configuration=SPEC.configuration,
     )
-    first = single._identity(config, builder())
 
-    assert single._identity(config, builder()) == first
-    assert single._identity(config, builder("tanh")) != first
-    assert single._identity(config, builder(decay=1e-2)) != first
-    assert single._identity(config, builder(rate=0.5)) != first
-    assert single._identity(config.model_copy(update={"seed": 2}), builder()) != first
+    def identity_of(config, workload):
+        return single._identities(config, workload)[1]
+
+    first = identity_of(config, builder())
+
+    assert identity_of(config, builder()) == first
+    assert identity_of(config, builder("tanh")) != first
+    assert identity_of(config, builder(decay=1e-2)) != first
+    assert identity_of(config, builder(rate=0.5)) != first
+    assert identity_of(config.model_copy(update={"seed": 2}), builder()) != first
 
 
 def test_a_state_of_another_shape_is_refused_and_the_model_is_left_as_it_was(tmp_path):

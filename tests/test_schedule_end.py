@@ -9,6 +9,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from several_optimizers import several_optimizers
 
 import tfbatch
 from tfbatch.callbacks import DivergenceGuard, StopAfterSteps
@@ -76,3 +77,17 @@ def test_the_steps_of_an_optimizer_that_accumulates_are_those_that_the_schedule_
         assert "reads it at each of the gradient_accumulation_steps=4 of an update" in message
         assert "the examples of one micro-step" in message
         assert "4 times as many (epochs x steps per epoch) as total_examples" in message
+
+
+def test_a_schedule_of_one_of_several_optimizers_is_warned_of_too():
+    schedule = tfbatch.schedules.LearningRateInExamples(
+        "linear", learning_rate=0.1, batch_size=6, total_examples=18
+    )
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(several_optimizers(schedule), "mse")
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, X, batch_size=6, epochs=2, verbose=0, callbacks=[DivergenceGuard()])
+
+    assert "ends after update 3 of 4" in str([warning.message for warning in caught])

@@ -416,6 +416,29 @@ def test_a_search_whose_first_three_trials_fail_ends_with_the_last_message(tmp_p
     assert [spec.trial for spec in trainer.ran] == ["baseline", "search-0001", "search-0002"]
 
 
+def test_a_baseline_that_lacks_memory_keeps_no_hopeless_search_going(tmp_path):
+    trainer = Trainer({"baseline": "oom"} | {f"search-{n:04d}": "error" for n in range(1, 21)})
+
+    with pytest.raises(SearchError, match=r"without those that lacked memory, all failed"):
+        run(tmp_path, trainer, make_config(max_trials=20))
+    assert len(trainer.ran) == 4
+
+
+def test_failures_beside_an_earlier_trial_that_still_runs_do_not_end_a_search(tmp_path):
+    def train(spec):
+        return outcome(spec, status="completed" if spec.trial == "search-0001" else "error")
+
+    trials = run_side_by_side(
+        tmp_path,
+        make_config(max_trials=12),
+        train,
+        seconds=lambda spec: 9.5 if spec.trial == "search-0001" else 1.0,
+    )
+
+    assert trials.find("search-0001").status == "completed"
+    assert len(trials) == 13
+
+
 def run_side_by_side(path, config, outcome, *, seconds, workers=4):
     """The trials of a search on workers whose seconds pass on a clock of their own."""
     engine = RehearsedEngine(Devices("CPU", (), workers, 1), seconds, outcome)

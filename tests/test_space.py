@@ -725,6 +725,16 @@ def test_listed_switches_reach_the_builder_as_true_and_false(listed, asked):
     assert declared.default is listed[0]
 
 
+def test_a_journals_zero_or_one_of_a_switch_is_the_value_that_is_searched():
+    """As earlier versions wrote it: the same configuration would be proposed once more."""
+    space = model_space(asked=[], dropout=[False, True])
+    [values] = sampled(space, 1)
+    configuration = space.configuration({**values, "model_dropout": 1})
+
+    assert configuration.model == {"dropout": 1}
+    assert space.values(configuration)["model_dropout"] is True
+
+
 def test_a_switch_of_a_schedule_is_true_or_false():
     space = make_space(
         schedules=[{"name": "one_cycle", "cycle_momentum": [False, True]}], warmup_fraction=0.0

@@ -493,7 +493,8 @@ def _check(model: Any, *, weighted: bool) -> None:
         raise InputError(
             "A loss with an `ignore_class` is a mean over the examples of the other classes, as "
             "many as each micro-batch has: compile it without, and give sample weights instead, "
-            f"0 for that class and 1 for the others. Received: ignore_class={ignored}."
+            "0 for that class and 1 for the others, and any valid class, such as 0, as the target "
+            f"there. Received: ignore_class={ignored}."
         )
     if "mean_with_sample_weight" in reductions and weighted:
         raise InputError(

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 
+from tfbatch.callbacks._steps import schedule_step
 from tfbatch.errors import InputError
 from tfbatch.loss_scaling import unwrapped
 from tfbatch.schedules import LearningRateInExamples
+
+_LOOKED_AT = 100
+"""Updates, evenly spaced, at which a schedule that does not tell its peak is read."""
 
 
 def optimizers_of(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
@@ -45,20 +50,30 @@ def rate_now(optimizer: keras.optimizers.Optimizer) -> float | None:
     return float(keras.ops.convert_to_numpy(unwrapped(optimizer).learning_rate))
 
 
-def highest_rate(optimizer: keras.optimizers.Optimizer, *, so_far: float | None) -> float | None:
+def highest_rate(
+    optimizer: keras.optimizers.Optimizer, *, so_far: float | None, updates: int = 0
+) -> float | None:
     """The peak of a schedule, as far as it is known; None where there are several learning rates.
 
-    A schedule of Keras's does not tell its peak: it is the highest that was seen. A number is as it
-    was seen first.
+    A schedule of Keras's does not tell its peak: it is the highest that was seen, or is the
+    schedule's at some of the updates to come. A number is as it was seen first.
 
     Args:
         optimizer: The compiled model's.
         so_far: What this has returned before in the same training; None the first time.
+        updates: How many are to come; 0 where that is unknown.
     """
-    rate = getattr(unwrapped(optimizer), "_learning_rate", None)
+    inner = unwrapped(optimizer)
+    rate = getattr(inner, "_learning_rate", None)
     if isinstance(rate, LearningRateInExamples):
         return rate.learning_rate
     if so_far is not None and not callable(rate):
         return so_far
     now = rate_now(optimizer)
-    return now if so_far is None or now is None else max(so_far, now)
+    seen = [one for one in (so_far, now) if one is not None]
+    if updates and isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        begin = schedule_step(optimizer)
+        for step in np.unique(np.linspace(begin, begin + updates - 1, _LOOKED_AT, dtype=np.int64)):
+            here = rate(keras.ops.convert_to_tensor(step, dtype=inner._iterations.dtype))
+            seen.append(float(keras.ops.convert_to_numpy(here)))
+    return max(seen, default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 
 import tensorflow as tf
 
@@ -105,6 +106,8 @@ class NoiseMeter:
         time: What they took.
         measurements: Number of them.
         refused: Why a batch cannot be measured; empty where all could. No further one is then.
+        remedy: What mends that, in a sentence for who has called for the measurement.
+        raised: The traceback of what was raised then; empty where `refused` says it all.
     """
 
     def __init__(
@@ -125,7 +128,7 @@ class NoiseMeter:
         self._seen_size = self._size = 0
         self._costs: dict[int, float] = {}
         self._is_running = False
-        self.refused = ""
+        self.refused = self.remedy = self.raised = ""
 
     def begin_epoch(self) -> None:
         """What lay between two epochs is no training."""
@@ -163,7 +166,9 @@ class NoiseMeter:
             except Exception as error:
                 # Also what the user's code or a lack of memory raises: whether the training is to
                 # end for it, the callback decides.
-                self.refused = _why_refused(error, size)
+                self.refused, self.remedy = _why_refused(error, size)
+                if not isinstance(error, InputError):
+                    self.raised = traceback.format_exc()
                 return
         self.time.spend()
 
@@ -217,16 +222,16 @@ class NoiseMeter:
         return self.stream.estimate(num_examples=self._num_examples)
 
 
-def _why_refused(error: Exception, size: int) -> str:
+def _why_refused(error: Exception, size: int) -> tuple[str, str]:
     """Why a micro-batch of so many examples was not measured, and what mends it."""
     if isinstance(error, InputError):
-        return str(error)
+        return str(error), ""
     said, mend = f"{type(error).__name__}: {short(error)}", "Leave the callback out."
     if is_out_of_memory(error):
         mend = "Memory has run out: leave the callback out, or give it more `micro_batches`."
     elif isinstance(error, ValueError | tf.errors.InvalidArgumentError):
         said, mend = short(error), "A model of a fixed batch size takes no others."
-    return f"The gradient of a micro-batch of {size} examples cannot be measured: {said}. {mend}"
+    return f"The gradient of a micro-batch of {size} examples cannot be measured: {said}", mend
 
 
 def short(error: Exception) -> str:

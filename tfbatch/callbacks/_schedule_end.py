@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import keras
 
+from tfbatch.callbacks._learning_rate import optimizers_of
 from tfbatch.callbacks._steps import schedule_step
-from tfbatch.loss_scaling import unwrapped
 from tfbatch.schedules import LearningRateInExamples
 
 _STOPPED: weakref.WeakKeyDictionary[keras.Model, int] = weakref.WeakKeyDictionary()
@@ -42,26 +42,28 @@ def warn_of_early_end(model: keras.Model, params: Mapping[str, int | None] | Non
         params: A callback's `params`; nothing is known without its "steps".
     """
     optimizer = getattr(model, "optimizer", None)  # a callback may be driven without `fit`
-    optimizer = unwrapped(optimizer)
-    schedule = getattr(optimizer, "_learning_rate", None)
     epochs, steps = (params or {}).get("epochs"), (params or {}).get("steps")
+    if optimizer is None or not epochs or not steps:
+        return
     stopped = _STOPPED.get(model)
-    if not isinstance(schedule, LearningRateInExamples) or not epochs or not steps or not optimizer:
-        return
-    if len(schedule.batch_sizes.pieces) > 1 or schedule_step(optimizer):
-        return  # the batch size changes; or a training that is continued
     planned = min(epochs * steps, stopped or epochs * steps)
-    reached = math.ceil(schedule.total_examples / schedule.batch_size)
-    if planned <= _TOLERATED * reached:
-        return
-    parts = optimizer.gradient_accumulation_steps
-    cause, mend = _of_micro_steps(parts, planned) if parts else _of_updates(schedule, planned)
-    warnings.warn(
-        f"The schedule `{schedule.family}` ends after {'micro-step' if parts else 'update'} "
-        f"{reached} of {planned} (epoch {reached / steps:.1f} of {epochs}): {cause}. Give it "
-        f"{mend}.",
-        stacklevel=3,
-    )
+    for one in optimizers_of(optimizer):
+        schedule = getattr(one, "_learning_rate", None)
+        if not isinstance(schedule, LearningRateInExamples):
+            continue
+        if len(schedule.batch_sizes.pieces) > 1 or schedule_step(one):
+            continue  # the batch size changes; or a training that is continued
+        reached = math.ceil(schedule.total_examples / schedule.batch_size)
+        if planned <= _TOLERATED * reached:
+            continue
+        parts = one.gradient_accumulation_steps
+        cause, mend = _of_micro_steps(parts, planned) if parts else _of_updates(schedule, planned)
+        warnings.warn(
+            f"The schedule `{schedule.family}` ends after {'micro-step' if parts else 'update'} "
+            f"{reached} of {planned} (epoch {reached / steps:.1f} of {epochs}): {cause}. Give it "
+            f"{mend}.",
+            stacklevel=3,
+        )
 
 
 def _of_updates(schedule: LearningRateInExamples, planned: int) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import keras
 import psutil
 import tensorflow as tf
 
-from tfbatch.device_memory import peak_bytes
+from tfbatch.device_memory import memory_use, peak_bytes
 from tfbatch.gradients import state_restored
 from tfbatch.interleaved_rounds import FEWEST_ROUNDS, Paced, first_visit, measure_round
 from tfbatch.process.out_of_memory import is_out_of_memory
@@ -43,13 +43,16 @@ def time_steps(model: keras.Model, batch: object, batch_sizes: list[int]) -> Tim
     """Runs real training steps on repeated examples, and puts the model's whole state back.
 
     Weights, optimizer, moving statistics, random generators and metrics are as before. The sizes
-    are timed in interleaved rounds.
+    are timed in interleaved rounds. Where the system does not tell what memory is used, no size
+    above the batch's own is tried: whether it would kill the process is unknown.
 
     Args:
         model: A compiled model that has been trained.
         batch: A batch of the training; its examples are repeated or left out to make the sizes.
         batch_sizes: In ascending order.
     """
+    if memory_use() is None:
+        batch_sizes = [size for size in batch_sizes if size <= _examples_in(batch)]
     any_size = keras.tree.map_structure(
         lambda leaf: None if leaf is None else tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype),
         batch,
@@ -75,11 +78,14 @@ def time_steps(model: keras.Model, batch: object, batch_sizes: list[int]) -> Tim
 
 def resized(batch: object, size: int) -> object:
     """The batch with its examples repeated, or cut off."""
-    count = int(keras.tree.flatten(batch)[0].shape[0])
-    rows = tf.range(size) % count
+    rows = tf.range(size) % _examples_in(batch)
     return keras.tree.map_structure(
         lambda leaf: None if leaf is None else tf.gather(leaf, rows), batch
     )
+
+
+def _examples_in(batch: object) -> int:
+    return int(keras.tree.flatten(batch)[0].shape[0])
 
 
 def _visited(step: Step, batch: object, size: int) -> Paced | None:

@@ -35,14 +35,16 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
     After every epoch: the share of time spent waiting for input and the examples per second
     (Throughput), the gradient noise scale (GradientNoiseScale), the peak of memory (PeakMemory),
     and one sentence with the batch size that is predicted to reach the same loss soonest, with the
-    command that would verify it. After the first epoch, and after one that begins with another
-    batch size, it times real training steps at half, twice and four times the batch size on a
-    batch of the training, outside the epoch's time, and puts everything back: the final weights
-    are the same bits with and without it. Weights and optimizer exist twice in memory meanwhile.
-    The batch size of an epoch is that of its first batch. A model with a `train_step` of its own
-    is not timed: what its step changes, such as other optimizers, is not all known. Where anything
-    cannot be measured, be it for lack of memory, the training goes on, and the advice gives the
-    reason.
+    command that would verify it. After the first epoch, and after the first of another batch size,
+    it times real training steps at half, twice and four times the batch size on a batch of the
+    training, outside the epoch's time, and puts everything back: the final weights are the same
+    bits with and without it. Weights and optimizer exist twice in memory meanwhile. A larger batch
+    size is timed only where the system tells how much memory is used: not on macOS without a GPU.
+    The batch size is that of the first batch; another one counts where two batches at the beginning
+    of epochs have it in a row, for a single one may be a short last batch. A model with a
+    `train_step` of its own is not timed: what its step changes, such as other optimizers, is not
+    all known. Where anything cannot be measured, be it for lack of memory, the training goes on,
+    and the advice gives the reason.
 
     The prediction takes the noise scale for the critical batch size (McCandlish et al. 2018, arXiv
     1812.06162), which can be wrong several times over, and learning rates tuned at both sizes. It
@@ -92,9 +94,9 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         self.advice: Advice | None = None
         self._parts: list[Any] = []
         self._batch: Any = None
-        self._looks = False
-        self._steps: TimedSteps | None = None
-        self._no_noise = self._no_steps = ""
+        self._looks = self._seen_size = 0
+        self._timed: dict[int, tuple[TimedSteps | None, str]] = {}
+        self._no_noise = ""
         self._rate: float | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -106,23 +108,27 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         reason = why_not(self.model)
         self._no_noise = reason or "the training was too short to measure it in passing"
         memory = [self.memory] if memory_use() else []  # not on every system
-        self._parts = [self.throughput, *memory, *([] if reason else [self.noise])]
-        self._rate = highest_rate(self.model.optimizer, so_far=None)
+        epochs, steps = self.params.get("epochs"), self.params.get("steps")
+        updates = epochs * steps if epochs and steps else 0
+        self._rate = highest_rate(self.model.optimizer, so_far=None, updates=updates)
+        self._watched = WatchedInput(
+            self.model,
+            caller="Advisor",
+            wants_batch=lambda: self._looks > 0,
+            look=self._keep,
+            counts=False,
+        )
+        # Throughput begins last: it then stands outside the others, and waiting for a batch that
+        # one of them looks at goes through it too.
+        self._parts = [*memory, *([] if reason else [self.noise]), self.throughput]
         for part in self._parts:
             part.set_params(self.params)
             part.set_model(self.model)
             part.on_train_begin()
-        self._watched = WatchedInput(
-            self.model,
-            caller="Advisor",
-            wants_batch=lambda: self._looks,
-            look=self._keep,
-            counts=False,
-        )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Passes it on; the first batch is to be looked at."""
-        self._looks = True
+        """Passes it on; the first batch is to be looked at, and the second one if need be."""
+        self._looks = 2
         for part in self._parts:
             part.on_epoch_begin(epoch)
 
@@ -143,8 +149,10 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
             return
         self._rate = highest_rate(self.model.optimizer, so_far=self._rate)
         size = _examples_in(self._batch)
-        if self.time_steps and self._steps is None and not self._no_steps:
-            self._time_steps(sorted({max(1, int(factor * size)) for factor in _FACTORS}))
+        if self.time_steps and size not in self._timed:
+            sizes = sorted({max(1, int(factor * size)) for factor in _FACTORS})
+            self._timed[size] = self._time_steps(sizes)
+        steps, no_steps = self._timed.get(size, (None, ""))
         measured = TrainingMeasurements(
             batch_size=size,
             examples_per_second=self.throughput.examples_per_second,
@@ -152,8 +160,8 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
             peak_memory_mb=self.memory.peak_memory_mb,
             noise=self.noise.estimate,
             no_noise=self.noise.refused or self._no_noise,
-            steps=self._steps,
-            no_steps=self._no_steps,
+            steps=steps,
+            no_steps=no_steps,
             budget_bytes=device_budget(),
         )
         self.advice = advise(measured, command=self._command(size))
@@ -164,30 +172,36 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         """Stops watching."""
         self._stop_watching()
 
-    def _time_steps(self, sizes: list[int]) -> None:
-        """Times the sizes where the model takes them and all that a step changes is put back."""
+    def _time_steps(self, sizes: list[int]) -> tuple[TimedSteps | None, str]:
+        """Times the sizes where the model takes them and all that a step changes is put back.
+
+        Returns:
+            What was timed, or None and the reason.
+        """
         kind = type(self.model)
         if kind.train_step is not keras.Model.train_step:
-            self._no_steps = f"{kind.__name__} has a train_step of its own, which may change more "
-            self._no_steps += "than could be put back"
-            return
+            return None, (
+                f"{kind.__name__} has a train_step of its own, which may change more than could "
+                "be put back"
+            )
         for leaf in keras.tree.flatten(self._batch):
             if isinstance(leaf, tf.SparseTensor | tf.RaggedTensor):
-                self._no_steps = f"the batches hold a {type(leaf).__name__}, whose examples are "
-                self._no_steps += "not repeated or dropped to make other batch sizes"
-                return
+                return None, (
+                    f"the batches hold a {type(leaf).__name__}, whose examples are not repeated or "
+                    "dropped to make other batch sizes"
+                )
         try:
-            self._steps = time_steps(self.model, self._batch, sizes)
+            return time_steps(self.model, self._batch, sizes), ""
         except (ValueError, tf.errors.InvalidArgumentError) as error:
-            self._no_steps = f"the model does not take batches of {sizes} ({short(error)})"
+            return None, f"the model does not take batches of {sizes} ({short(error)})"
         except Exception as error:
             # Of copying, tracing or running, in the user's code or for lack of memory: the state is
             # as before, and no training is to end for advice.
             said = f"{type(error).__name__}: {short(error)}"
-            self._no_steps = f"steps of {sizes} examples cannot be timed ({said})"
+            return None, f"steps of {sizes} examples cannot be timed ({said})"
 
     def _command(self, batch_size: int) -> str:
-        """The learning rate is the one at the beginning of `fit`, or a schedule's highest so far.
+        """The learning rate is the one at the beginning of `fit`, or a schedule's highest.
 
         Where there is none, such as that of a schedule which has not left 0 yet, `tune` takes its
         own.
@@ -202,10 +216,17 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         return f"{shlex.join(arguments)} --batch_sizes={{batch_sizes}}"
 
     def _keep(self, batch: Any) -> None:
-        """Keeps an epoch's first batch where it is the first of its size: it is timed anew."""
-        self._looks = False
-        if self._batch is None or _examples_in(batch) != _examples_in(self._batch):
-            self._batch, self._steps, self._no_steps = batch, None, ""
+        """Keeps a batch of another size where the next one looked at has it too.
+
+        A single one may be the short last one of a pass over the data, which ends within an epoch.
+        """
+        size = _examples_in(batch)
+        last, self._seen_size = self._seen_size, size
+        self._looks -= 1
+        if self._batch is not None and size == _examples_in(self._batch):
+            self._looks = 0
+        elif self._batch is None or size == last:
+            self._batch, self._looks = batch, 0
 
     def _stop_watching(self) -> None:
         for part in reversed(self._parts):

@@ -11,9 +11,9 @@ from absl import logging
 from typing_extensions import Unpack
 
 from tfbatch.callbacks._batch_size_driver import BatchSizeDriver, whole_number
+from tfbatch.callbacks._learning_rate import optimizers_of
 from tfbatch.callbacks._steps import schedule_step
 from tfbatch.errors import InputError
-from tfbatch.loss_scaling import unwrapped
 from tfbatch.scaling_rules import scaled
 from tfbatch.schedules import BatchSizes, LearningRateInExamples
 
@@ -209,21 +209,23 @@ class BatchSizeScheduler(BatchSizeDriver):
         """Refuses a learning rate that counts other examples."""
         super().on_train_begin(logs)
         self._is_first = True
-        optimizer = self.model.optimizer
-        rate = unwrapped(optimizer)._learning_rate
-        self._counts_examples = isinstance(rate, LearningRateInExamples)
-        if self._counts_examples and rate.batch_sizes != self.batch_sizes():
-            raise InputError(
-                "The learning rate's schedule must count the examples of these batch sizes. "
-                "Make it with `scheduler.learning_rate(...)`. Received: a schedule of the batch "
-                f"sizes {list(rate.batch_sizes.pieces)}, a scheduler of "
-                f"{list(self.batch_sizes().pieces)}."
-            )
-        if callable(rate) and not self._counts_examples and len(self._given) > 1:
+        rates = [one._learning_rate for one in optimizers_of(self.model.optimizer)]
+        in_examples = [rate for rate in rates if isinstance(rate, LearningRateInExamples)]
+        self._counts_examples = bool(in_examples)
+        for rate in in_examples:
+            if rate.batch_sizes != self.batch_sizes():
+                raise InputError(
+                    "The learning rate's schedule must count the examples of these batch sizes. "
+                    "Make it with `scheduler.learning_rate(...)`. Received: a schedule of the "
+                    f"batch sizes {list(rate.batch_sizes.pieces)}, a scheduler of "
+                    f"{list(self.batch_sizes().pieces)}."
+                )
+        of_updates = [rate for rate in rates if callable(rate) and rate not in in_examples]
+        if of_updates and len(self._given) > 1:
             logging.warning(
                 "%s counts updates, of which an epoch has fewer with larger batches: make the "
                 "learning rate with `scheduler.learning_rate(...)`.",
-                type(rate).__name__,
+                type(of_updates[0]).__name__,
             )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:

@@ -154,9 +154,12 @@ class GradientNoiseScale(CountsSteps):
         """Ends training where its batches cannot be measured."""
         self._steps = self._steps_before + self._steps_of_epoch(batch)
         if self._meter is not None and self._meter.refused:
-            self.refused = self._meter.refused
+            self.refused, remedy = self._meter.refused, self._meter.remedy
             if self._ends_training:
-                raise InputError(self.refused)
+                error = InputError(f"{self.refused}. {remedy}" if remedy else self.refused)
+                if self._meter.raised:  # as a note, for Keras drops the cause of an error
+                    error.add_note(self._meter.raised)
+                raise error
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Publishes; NaN where nothing was measured yet."""

@@ -53,7 +53,8 @@ class LearningRateRangeTest(CountsSteps, SweptLosses):
     next `fit` with the same callback restores first. A callback that stands behind it in `fit` and
     sets weights at the end, as EarlyStopping(restore_best_weights=True) does, has the last word:
     the end of the `with` statement puts the weights back once more, where nothing was trained
-    since. Without `with`, list this callback last.
+    since: weights that are set after `fit` inside the `with` statement are taken back too. Without
+    `with`, list this callback last.
 
     Example:
         ```python
@@ -315,9 +316,11 @@ class _Ended:
         return cls(model, model.optimizer, schedule_step(model.optimizer), before)
 
     def put_back(self) -> None:
-        """Puts it back once more, unless it was compiled anew or trained since."""
+        """Puts it back once more, unless it was compiled anew, trained or changed in form since."""
         model = self.model
-        if model.optimizer is self.optimizer and schedule_step(self.optimizer) == self.step:
+        if model.optimizer is not self.optimizer or len(_variables(model)) != len(self.before):
+            return
+        if schedule_step(self.optimizer) == self.step:
             _assign(model, self.before)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,9 +46,8 @@ from tfbatch.trial.trials import Trials
 
 HOPELESS_AFTER = 3
 """A search whose first trials all fail is ended: the model cannot be trained."""
-RESULTS = ("completed", "diverged", "oom")
-"""Of what can be trained. One that lacked memory says something of its size, and the search goes on
-with smaller ones while there are some."""
+RESULTS = ("completed", "diverged")
+"""Of what can be trained."""
 TEACHES_NOTHING = ("killed",)
 """A process that ended for an unknown reason says nothing of its configuration."""
 
@@ -471,18 +471,28 @@ class Search:
     def _end_if_hopeless(self) -> None:
         """Judges by the trials that begin first: of several workers' the first to end failed.
 
+        One that lacked memory says something of its size and nothing of the others: the next one
+        stands in its place.
+
         Raises:
             SearchError: They all failed.
         """
         if any(trial.status in RESULTS for trial in self._trials):
             return
-        names = [BASELINE, *map(_name, range(1, HOPELESS_AFTER))]
-        first = [trial for trial in self._trials if trial.trial in names]
-        if len(first) == HOPELESS_AFTER:
-            raise SearchError(
-                f"The first {HOPELESS_AFTER} trials, the baseline among them, all failed; the last "
-                f"one ({first[-1].status}):\n{first[-1].message}"
-            )
+        first = set[str]()
+        for name in itertools.chain([BASELINE], map(_name, itertools.count(1))):
+            trial = self._trials.find(name)
+            if trial is None:
+                return
+            if trial.status != "oom":
+                first.add(name)
+            if len(first) == HOPELESS_AFTER:
+                break
+        last = [trial for trial in self._trials if trial.trial in first][-1]
+        raise SearchError(
+            f"The first {HOPELESS_AFTER} trials, without those that lacked memory, all failed; the "
+            f"last one ({last.status}):\n{last.message}"
+        )
 
     def _announce(self) -> None:
         done = self._trials.of_phase("search").configurations()

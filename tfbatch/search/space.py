@@ -157,9 +157,13 @@ class SearchSpace:
         schedule = next(s for s in self._space.schedules if s.name == configuration.schedule.name)
         for key, _ in self._schedule_parameters(schedule):
             values[f"schedule_{schedule.name}_{key}"] = configuration.schedule.arguments[key]
-        for name in self._model_names:
-            if name.removeprefix(MODEL) in configuration.model:
-                values[name] = configuration.model[name.removeprefix(MODEL)]
+        for hyperparameter in self._model.space:
+            name = hyperparameter.name
+            if (key := name.removeprefix(MODEL)) in configuration.model:
+                value = configuration.model[key]
+                # Earlier versions wrote 1 and 0 into their journals where switches are searched.
+                is_switch = isinstance(hyperparameter.default, bool)
+                values[name] = bool(value) if is_switch else value
         return values
 
     def learning_rate(self, configuration: Configuration) -> float:

@@ -34,6 +34,7 @@ from tfbatch.training.devices import make_strategy, use_threads
 from tfbatch.training.evaluation import (
     drop_unsavable_compilation,
     evaluate,
+    hash_of_model,
     hash_of_settings,
     plain_model,
 )
@@ -107,7 +108,7 @@ def train_once(
     checkpoints: list[keras.callbacks.Callback] = []
     before, file = Position(), None
     if checkpoint:
-        file = _checkpoint_of(config, workload, checkpoint)
+        file = _checkpoint_of(config, workload, checkpoint, say)
         before = file.read_position()
     model = _begin(workload, config, total_examples, first_step=before.steps)
     derived = workload.derive(config.configuration, total_examples)
@@ -289,16 +290,27 @@ def _data_of(config: TrainingConfig) -> Recipe | OwnData:
 
 
 def _checkpoint_of(
-    config: TrainingConfig, workload: Workload, checkpoint: Path | Callable[[str], Path]
+    config: TrainingConfig,
+    workload: Workload,
+    checkpoint: Path | Callable[[str], Path],
+    say: Callable[[str], None],
 ) -> CheckpointFile:
     """The training's checkpoint; another one's may be beside it."""
-    identity = _identity(config, workload)
-    path = checkpoint if isinstance(checkpoint, Path) else checkpoint(identity)
-    return CheckpointFile(path, identity=identity, shared=True)
+    of_model, of_settings = _identities(config, workload)
+    earlier, path = (
+        checkpoint if isinstance(checkpoint, Path) else checkpoint(one)
+        for one in (of_model, of_settings)
+    )
+    if CheckpointFile(earlier, identity=of_model).read_position().steps:
+        say(
+            f"{earlier} is of an earlier version of tfbatch, which did not note all that the model "
+            "is made of: it is not continued, and can be removed."
+        )
+    return CheckpointFile(path, identity=of_settings, shared=True)
 
 
-def _identity(config: TrainingConfig, workload: Workload) -> str:
-    """Equal for trainings that are the same from beginning to end.
+def _identities(config: TrainingConfig, workload: Workload) -> tuple[str, str]:
+    """Equal for trainings that are the same from beginning to end: an earlier version's, and ours.
 
     The configuration has the name of the model's builder alone, whose code may have changed.
     """
@@ -306,4 +318,8 @@ def _identity(config: TrainingConfig, workload: Workload) -> str:
     written = config.model_dump(mode="json", exclude={"reported", "data_dir"})
     if config.callbacks is None:  # as an earlier version has written it
         del written["callbacks"]
-    return content_hash([written, workload.data.describe().identity, hash_of_settings(model)])
+    known = [written, workload.data.describe().identity]
+    return (
+        content_hash([*known, hash_of_model(model)]),
+        content_hash([*known, hash_of_settings(model)]),
+    )
