@@ -428,6 +428,56 @@ def test_the_command_has_the_peak_of_a_schedule_and_no_rate_where_there_is_none(
     assert f" --baseline=batch_size=16{rate} --batch_sizes" in advisor.advice.command
 
 
+def test_a_schedule_is_looked_at_as_far_as_the_training_goes():
+    """Keras tells the last epoch's number, not how many are left."""
+    asked = []
+
+    class Noted(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            if tf.executing_eagerly():
+                asked.append(int(step))
+            return 0.1 + 0.0 * tf.cast(step, tf.float32)
+
+    advisor, model = Advisor(time_steps=False, verbose=0), build()
+    model.compile(keras.optimizers.SGD(Noted()), "mse")
+    model.fit(*data(64), batch_size=16, epochs=2, verbose=0)
+    model.fit(*data(64), batch_size=16, initial_epoch=2, epochs=4, callbacks=[advisor], verbose=0)
+
+    assert max(asked) <= 4 * 4
+    assert advisor.advice is not None
+
+
+def test_a_schedule_that_cannot_be_looked_at_ends_no_training():
+    class Ends(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            if tf.executing_eagerly() and int(step) > 0:
+                raise IndexError(f"no rate for update {int(step)}")
+            return 0.1 + 0.0 * tf.cast(step, tf.float32)
+
+    advisor, model = Advisor(time_steps=False, verbose=0), build()
+    model.compile(keras.optimizers.SGD(Ends()), "mse")
+
+    model.fit(*data(64), batch_size=16, callbacks=[advisor], verbose=0)
+
+    assert advisor.advice is not None
+
+
+def test_a_batch_that_grows_in_epochs_of_one_execution_is_that_of_the_epoch(monkeypatch):
+    monkeypatch.setattr(advisor_file, "time_steps", timed_at_once([]))
+    scheduler, advisor = BatchSizeScheduler({0: 16, 1: 32, 2: 64}), Advisor(verbose=0)
+    dataset, lines = scheduler.dataset(*data(128)), []
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: lines.append(str(advisor.advice))
+    )
+    model = build()
+    model.compile("sgd", "mse", steps_per_execution=64)
+
+    model.fit(dataset, epochs=3, callbacks=[scheduler, advisor, note], shuffle=False, verbose=0)
+
+    for size, said in zip((16, 32, 64), lines, strict=True):
+        assert f"examples/s at B={size}" in said
+
+
 def test_a_batch_size_that_changes_is_that_of_the_epoch_and_is_timed_anew(monkeypatch):
     called: list[list[int]] = []
     monkeypatch.setattr(advisor_file, "time_steps", timed_at_once(called))

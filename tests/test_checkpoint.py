@@ -412,7 +412,7 @@ def test_each_training_of_a_configuration_has_its_own_checkpoint_by_default(tmp_
 
 @pytest.mark.parametrize(
     ("every_seconds", "said"),
-    [(0.0, "continues after epoch 2."), (60.0, "No epoch is on disk yet")],
+    [(0.0, "continues after epoch 2."), (60.0, "No checkpoint is on disk")],
 )
 def test_a_stopped_training_says_where_the_same_command_goes_on(
     digits, tmp_path, monkeypatch, every_seconds, said
@@ -442,6 +442,29 @@ def test_a_stopped_training_says_where_the_same_command_goes_on(
             verbose=0,
         )
     assert said in " ".join(stopped.value.__notes__)
+
+
+def test_a_training_that_is_stopped_while_it_is_evaluated_says_where_its_model_is(
+    digits, tmp_path, monkeypatch
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(single, "prepare_data", lambda *_, **__: digits)
+    monkeypatch.setattr(single, "find_model_builder", lambda name: with_dropout)
+    monkeypatch.setattr(single, "evaluate", interrupted)
+    config = TrainingConfig(
+        dataset="digits",
+        model="mine:build",
+        trial_length=TrainingLength.parse("1 epochs"),
+        seed=1,
+        configuration=SPEC.configuration,
+    )
+    output = tmp_path / "model.keras"
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        single.train_once(config, output=output, threads=1, say=lambda _: None, verbose=0)
+    assert output.exists()
+    assert stopped.value.__notes__[0] == f"The trained model is in {output}."
 
 
 @pytest.mark.parametrize("is_file", [True, False], ids=["file", "named"])

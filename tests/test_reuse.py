@@ -161,21 +161,41 @@ def opened(monkeypatch):
     return begin
 
 
-def test_what_is_left_to_the_machine_is_as_in_the_trials_that_are_there(source, tmp_path, opened):
+def test_what_is_left_to_the_machine_is_as_in_the_trials_that_were_taken(source, tmp_path, opened):
     """Another machine's default would be refused: the folder was begun with other settings."""
     on_gpu = settings_of(source, tmp_path / "gpu", jit_compile=True, data_on="device")
-    on_cpu = settings_of(source, tmp_path / "cpu", jit_compile=False)
     take_trials(on_gpu, tmp_path / "here")
 
     found, said = opened(tmp_path / "here", execution=Execution(), only_times=True)
     assert (found.jit_compile, found.data_on) == (True, "device")
     assert said == ["As in the trials that were taken: --jit_compile=true --data_on=device."]
-    found, said = opened(on_cpu, execution=Execution())
-    assert (found.jit_compile, found.data_on) == (False, "host")
-    asked = Execution(jit_compile=True, data_on="device")
-    assert opened(on_cpu, execution=asked)[0] == asked
-    assert opened(on_gpu, execution=Execution(), overwrite=True)[0] == Execution()
-    assert opened(tmp_path / "new", execution=Execution())[0] == Execution()
+    asked = Execution(jit_compile=False, data_on="host")
+    assert opened(tmp_path / "here", execution=asked, only_times=True)[0] == asked
+    assert opened(on_gpu, execution=Execution())[0] == Execution()  # trains: it is refused below
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "flags"),
+    [
+        ({"jit_compile": False}, {"jit_compile": True}, "--jit_compile=false"),
+        (
+            {"jit_compile": True, "data_on": "device"},
+            {"jit_compile": False},
+            "--data_on=device --jit_compile=true",
+        ),
+        ({"jit_compile": True}, {"jit_compile": True, "data_on": "device"}, "--data_on=host"),
+        ({}, {"jit_compile": True}, ""),  # of a version that did not say
+        ({"jit_compile": True, "seed": 1}, {"jit_compile": False, "seed": 2}, ""),
+    ],
+)
+def test_a_run_of_another_machine_is_told_the_flags_that_continue_it(
+    source, tmp_path, there, here, flags
+):
+    run = settings_of(source, tmp_path / "run", **there)
+    with pytest.raises(InputError) as refused, RunFolder(run, identity=here, budget={}):
+        pass
+    said = f"stays so with {flags}." if flags else "Choose another folder with --run_dir=DIR"
+    assert said in str(refused.value)
 
 
 def test_other_settings_than_those_of_the_trials_taken_name_the_flags_of_that_run(source, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 import numpy as np
 
@@ -69,11 +71,14 @@ def highest_rate(
         return rate.learning_rate
     if so_far is not None and not callable(rate):
         return so_far
-    now = rate_now(optimizer)
-    seen = [one for one in (so_far, now) if one is not None]
-    if updates and isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-        begin = schedule_step(optimizer)
-        for step in np.unique(np.linspace(begin, begin + updates - 1, _LOOKED_AT, dtype=np.int64)):
-            here = rate(keras.ops.convert_to_tensor(step, dtype=inner._iterations.dtype))
-            seen.append(float(keras.ops.convert_to_numpy(here)))
+    seen = [] if so_far is None else [so_far]
+    with contextlib.suppress(Exception):  # the user's code, which may not go so far
+        if (now := rate_now(optimizer)) is not None:
+            seen.append(now)
+        if updates and isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            begin = schedule_step(optimizer)
+            steps = np.linspace(begin, begin + updates - 1, _LOOKED_AT, dtype=np.int64)
+            for step in np.unique(steps):
+                here = rate(keras.ops.convert_to_tensor(step, dtype=inner._iterations.dtype))
+                seen.append(float(keras.ops.convert_to_numpy(here)))
     return max(seen, default=None)

@@ -40,9 +40,9 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
     training, outside the epoch's time, and puts everything back: the final weights are the same
     bits with and without it. Weights and optimizer exist twice in memory meanwhile. A larger batch
     size is timed only where the system tells how much memory is used: not on macOS without a GPU.
-    The batch size is that of the first batch; another one counts where two batches at the beginning
-    of epochs have it in a row, for a single one may be a short last batch. A model with a
-    `train_step` of its own is not timed: what its step changes, such as other optimizers, is not
+    The batch size is that of the first batch. A larger one counts at once, a smaller one where two
+    batches at the beginning of epochs have it in a row: it may be a short last batch. A model with
+    a `train_step` of its own is not timed: what its step changes, such as other optimizers, is not
     all known. Where anything cannot be measured, be it for lack of memory, the training goes on,
     and the advice gives the reason.
 
@@ -98,6 +98,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         self._timed: dict[int, tuple[TimedSteps | None, str]] = {}
         self._no_noise = ""
         self._rate: float | None = None
+        self._has_begun = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Starts anew."""
@@ -108,9 +109,6 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         reason = why_not(self.model)
         self._no_noise = reason or "the training was too short to measure it in passing"
         memory = [self.memory] if memory_use() else []  # not on every system
-        epochs, steps = self.params.get("epochs"), self.params.get("steps")
-        updates = epochs * steps if epochs and steps else 0
-        self._rate = highest_rate(self.model.optimizer, so_far=None, updates=updates)
         self._watched = WatchedInput(
             self.model,
             caller="Advisor",
@@ -129,6 +127,12 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Passes it on; the first batch is to be looked at, and the second one if need be."""
         self._looks = 2
+        if not self._has_begun:  # before the first one nobody knows how many are left
+            self._has_begun = True
+            left, steps = self.params.get("epochs", 0) - epoch, self.params.get("steps")
+            self._rate = highest_rate(
+                self.model.optimizer, so_far=None, updates=left * (steps or 0)
+            )
         for part in self._parts:
             part.on_epoch_begin(epoch)
 
@@ -218,14 +222,15 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
     def _keep(self, batch: Any) -> None:
         """Keeps a batch of another size where the next one looked at has it too.
 
-        A single one may be the short last one of a pass over the data, which ends within an epoch.
+        A single smaller one may be the short last one of a pass over the data, which ends within
+        an epoch.
         """
         size = _examples_in(batch)
         last, self._seen_size = self._seen_size, size
         self._looks -= 1
         if self._batch is not None and size == _examples_in(self._batch):
             self._looks = 0
-        elif self._batch is None or size == last:
+        elif self._batch is None or size == last or size > _examples_in(self._batch):
             self._batch, self._looks = batch, 0
 
     def _stop_watching(self) -> None:

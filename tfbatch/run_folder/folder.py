@@ -23,6 +23,8 @@ WORKER_SECONDS = 15.0
 """Workers end within a second of their parent; they are waited for this long."""
 GIVEN = "given"
 """In an identity: hashes of the loss, metrics and callbacks that a user gives as objects."""
+_OF_THE_MACHINE: JsonObject = {"data_on": "host", "jit_compile": None}
+"""Settings that are left to the machine by default, and what they are where none is said."""
 _KEPT = (files.LOCK, files.WORKERS_LOCK, files.LIBRARY_LOG, files.WORKER_LOGS, files.OWN_DATA)
 _WRITTEN = (
     *(files.FINGERPRINT, files.JOURNAL, files.OPEN_TRIALS, files.TRIALS_CSV, files.REPORT),
@@ -205,14 +207,28 @@ class RunFolder:
             raise InputError(
                 f"{self.path} was begun with other settings:\n"
                 + "\n".join(f"  {change}" for change in changes)
-                + f"\nTrials of different settings cannot be compared. {self._remedy()}"
+                + "\nTrials of different settings cannot be compared. "
+                + self._remedy(_flags_that_keep(before, _as_far_as_known(self._identity, before)))
             )
         return True
 
-    def _remedy(self) -> str:
+    def _remedy(self, flags: str) -> str:
+        if flags:
+            return f"What was left to the machine that began it stays so with {flags}."
         if (self.path / files.REUSED).exists():  # another folder would hold the same trials
             return "Give the flags of the run that its trials were taken from with --from."
         return "Choose another folder with --run_dir=DIR, or start anew with --overwrite."
+
+
+def _flags_that_keep(before: object, now: JsonObject) -> str:
+    """The flags with which a run goes on as it was begun; empty where others are needed too."""
+    if not isinstance(before, dict):
+        return ""
+    there, here = _OF_THE_MACHINE | before, _OF_THE_MACHINE | now
+    changed = {name for name in there.keys() | here.keys() if there.get(name) != here.get(name)}
+    if any(name not in _OF_THE_MACHINE or there[name] is None for name in changed):
+        return ""
+    return " ".join(f"--{name}={str(there[name]).lower()}" for name in sorted(changed))
 
 
 def begun_with(path: Path) -> JsonObject:

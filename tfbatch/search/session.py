@@ -86,7 +86,7 @@ def open_run(
     stop_if(stop_requested)
     load_before = sample_load()
     _say_if_time_is_over(request, progress)
-    request = _as_begun(request, progress)
+    request = _as_taken(request, progress) if request.only_times else request
     progress.doing("starting the first worker process")
     with (
         lock,
@@ -164,13 +164,13 @@ def _say_if_time_is_over(request: Request, progress: Progress) -> None:
         )
 
 
-def _as_begun(request: Request, progress: Progress) -> Request:
-    """With XLA and the place of the batches as the trials in the folder have them.
+def _as_taken(request: Request, progress: Progress) -> Request:
+    """With XLA and the place of the batches as the trials have them that were taken from a run.
 
-    What is left to the machine comes to something else on another one, whose trials could then not
-    be compared with those that are there.
+    What is left to the machine comes to something else on another one, and would be refused. A run
+    that trains further is refused there instead: it names the flags.
     """
-    before = {} if request.overwrite else begun_with(request.run_dir)
+    before = begun_with(request.run_dir)
     execution = request.execution
     # "host" is not in the settings.
     had = {"jit_compile": before.get("jit_compile"), "data_on": before.get("data_on", "host")}
@@ -179,7 +179,7 @@ def _as_begun(request: Request, progress: Progress) -> Request:
         for name, value in (had if before else {}).items()
         if value is not None and getattr(execution, name) == AUTOMATIC
     }
-    if taken and request.only_times:
+    if taken:
         flags = " ".join(f"--{name}={str(value).lower()}" for name, value in taken.items())
         progress.say(f"As in the trials that were taken: {flags}.")
     return dataclasses.replace(request, execution=dataclasses.replace(execution, **taken))

@@ -147,6 +147,7 @@ def train_once(
         )
         if output:
             _save(model, workload, config, total_examples, output)
+    with _says_what_is_kept(file, saved=output):
         metrics = {split: evaluate(model, workload, split) for split in evaluated}
     if file:
         file.remove()
@@ -154,17 +155,24 @@ def train_once(
 
 
 @contextlib.contextmanager
-def _says_what_is_kept(file: CheckpointFile | None) -> Iterator[None]:
-    """Notes on a Ctrl-C where the same command would go on: it may be at the beginning."""
+def _says_what_is_kept(file: CheckpointFile | None, saved: Path | None = None) -> Iterator[None]:
+    """Notes on a Ctrl-C where the same command would go on: it may be at the beginning.
+
+    Args:
+        file: The checkpoint, if there may be one.
+        saved: Where the trained model is by now.
+    """
     try:
         yield
     except KeyboardInterrupt as stopped:
         epochs = file.read_position().epochs if file else 0
+        if saved:
+            stopped.add_note(f"The trained model is in {saved}.")
         stopped.add_note(
             f"The same command continues after epoch {epochs}."
             if epochs
-            else "No epoch is on disk yet: the same command begins anew (--checkpoint_seconds=0 "
-            "keeps every epoch)."
+            else "No checkpoint is on disk: the same command begins anew (--checkpoint_seconds=0 "
+            "writes one after every epoch but the last)."
         )
         raise
 
