@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import pydantic
 from absl import flags
-from pydantic_core import PydanticSerializationError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,7 +70,7 @@ def json_text(command: str, result: pydantic.BaseModel, *, exit_code: int = 0) -
     )
     try:
         return document.model_dump_json(indent=1) + "\n"
-    except PydanticSerializationError:  # not UTF-8: what `json` escapes, pydantic refuses
+    except ValueError:  # not UTF-8: what `json` escapes, pydantic cannot write
         return json.dumps(_finite(document.model_dump(mode="json")), indent=1) + "\n"
 
 
