@@ -410,6 +410,18 @@ def test_each_training_of_a_configuration_has_its_own_checkpoint_by_default(tmp_
     assert given[1]["checkpoint"] == tmp_path / "mine.npz"
 
 
+def training_of(length, **changes):
+    """A training of a model and data that the test puts in the place of those named."""
+    return TrainingConfig(
+        dataset="digits",
+        model="mine:build",
+        trial_length=TrainingLength.parse(length),
+        seed=1,
+        configuration=SPEC.configuration,
+        **changes,
+    )
+
+
 @pytest.mark.parametrize(
     ("every_seconds", "said"),
     [(0.0, "continues after epoch 2."), (60.0, "No checkpoint is on disk")],
@@ -425,13 +437,7 @@ def test_a_stopped_training_says_where_the_same_command_goes_on(
     monkeypatch.setattr(single, "prepare_data", lambda *_, **__: digits)
     monkeypatch.setattr(single, "find_model_builder", lambda name: with_dropout)
     monkeypatch.setattr(single, "_callbacks_of", lambda *_: lambda: [Stop()])
-    config = TrainingConfig(
-        dataset="digits",
-        model="mine:build",
-        trial_length=TrainingLength.parse("3 epochs"),
-        seed=1,
-        configuration=SPEC.configuration,
-    )
+    config = training_of("3 epochs")
     with pytest.raises(KeyboardInterrupt) as stopped:
         single.train_once(
             config,
@@ -453,13 +459,7 @@ def test_a_training_that_is_stopped_while_it_is_evaluated_says_where_its_model_i
     monkeypatch.setattr(single, "prepare_data", lambda *_, **__: digits)
     monkeypatch.setattr(single, "find_model_builder", lambda name: with_dropout)
     monkeypatch.setattr(single, "evaluate", interrupted)
-    config = TrainingConfig(
-        dataset="digits",
-        model="mine:build",
-        trial_length=TrainingLength.parse("1 epochs"),
-        seed=1,
-        configuration=SPEC.configuration,
-    )
+    config = training_of("1 epochs")
     output = tmp_path / "model.keras"
     with pytest.raises(KeyboardInterrupt) as stopped:
         single.train_once(config, output=output, threads=1, say=lambda _: None, verbose=0)
@@ -472,13 +472,7 @@ def test_train_says_that_it_does_not_go_on_from_an_earlier_versions_checkpoint(
     digits, tmp_path, is_file
 ):
     """It began anew without a word, and the hours before were in vain."""
-    config = TrainingConfig(
-        dataset="digits",
-        model="mine:build",
-        trial_length=TrainingLength.parse("3 epochs"),
-        seed=1,
-        configuration=SPEC.configuration,
-    )
+    config = training_of("3 epochs")
     workload, said = Workload(digits, with_dropout), []
     made = tmp_path / "checkpoint.npz" if is_file else lambda identity: tmp_path / identity
     first = single._checkpoint_of(config, workload, made, said.append)
@@ -500,14 +494,7 @@ def trained_as_named(digits, monkeypatch, callbacks):
     """What `train_once` says where the trials had callbacks of this name."""
     monkeypatch.setattr(single, "prepare_data", lambda *_, **__: digits)
     monkeypatch.setattr(single, "find_model_builder", lambda name: with_dropout)
-    config = TrainingConfig(
-        dataset="digits",
-        model="mine:build",
-        trial_length=TrainingLength.parse("64 examples"),
-        seed=1,
-        callbacks=callbacks,
-        configuration=SPEC.configuration,
-    )
+    config = training_of("64 examples", callbacks=callbacks)
     said = []
     single.train_once(config, threads=1, say=said.append, verbose=0)
     return "\n".join(said)
@@ -545,13 +532,7 @@ def test_a_training_of_a_changed_model_or_another_seed_is_another_one(digits):
 
         return Workload(digits, build)
 
-    config = TrainingConfig(
-        dataset="digits",
-        model="mine:build",
-        trial_length=TrainingLength.parse("1 epochs"),
-        seed=1,
-        configuration=SPEC.configuration,
-    )
+    config = training_of("1 epochs")
 
     def identity_of(config, workload):
         return single._identities(config, workload)[1]

@@ -168,7 +168,7 @@ def test_what_is_left_to_the_machine_is_as_in_the_trials_that_were_taken(source,
 
     found, said = opened(tmp_path / "here", execution=Execution(), only_times=True)
     assert (found.jit_compile, found.data_on) == (True, "device")
-    assert said == ["As in the trials that were taken: --jit_compile=true --data_on=device."]
+    assert said == ["As in the trials that were taken: --data_on=device --jit_compile=true."]
     asked = Execution(jit_compile=False, data_on="host")
     assert opened(tmp_path / "here", execution=asked, only_times=True)[0] == asked
     assert opened(on_gpu, execution=Execution())[0] == Execution()  # trains: it is refused below
@@ -194,7 +194,9 @@ def test_a_run_of_another_machine_is_told_the_flags_that_continue_it(
     run = settings_of(source, tmp_path / "run", **there)
     with pytest.raises(InputError) as refused, RunFolder(run, identity=here, budget={}):
         pass
-    said = f"stays so with {flags}." if flags else "Choose another folder with --run_dir=DIR"
+    said = (
+        f"as it was begun add {flags}, or" if flags else "Choose another folder with --run_dir=DIR"
+    )
     assert said in str(refused.value)
 
 

@@ -100,6 +100,15 @@ def test_the_budget_may_change(tmp_path):
     assert settings["budget"] == {"max_trials": 30, "max_minutes": 5.0}
 
 
+def test_a_single_trial_whose_line_lacks_its_end_is_not_removed_for_other_settings(tmp_path):
+    begin(tmp_path)
+    row = json.dumps({"trial": "baseline", "schema_version": 2})
+    (tmp_path / "trials.jsonl").write_text(row)  # as an editor leaves it
+    with pytest.raises(InputError, match="other settings"), run_folder(tmp_path, identity={}):
+        pass
+    assert (tmp_path / "trials.jsonl").read_text() == row
+
+
 def test_other_settings_are_refused_with_every_difference(tmp_path):
     begin(tmp_path)
     before = tree(tmp_path)

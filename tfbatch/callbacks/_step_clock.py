@@ -52,7 +52,7 @@ def time_steps(model: keras.Model, batch: object, batch_sizes: list[int]) -> Tim
         batch_sizes: In ascending order.
     """
     if memory_use() is None:
-        batch_sizes = [size for size in batch_sizes if size <= _examples_in(batch)]
+        batch_sizes = [size for size in batch_sizes if size <= examples_in(batch)]
     any_size = keras.tree.map_structure(
         lambda leaf: None if leaf is None else tf.TensorSpec((None, *leaf.shape[1:]), leaf.dtype),
         batch,
@@ -78,13 +78,14 @@ def time_steps(model: keras.Model, batch: object, batch_sizes: list[int]) -> Tim
 
 def resized(batch: object, size: int) -> object:
     """The batch with its examples repeated, or cut off."""
-    rows = tf.range(size) % _examples_in(batch)
+    rows = tf.range(size) % examples_in(batch)
     return keras.tree.map_structure(
         lambda leaf: None if leaf is None else tf.gather(leaf, rows), batch
     )
 
 
-def _examples_in(batch: object) -> int:
+def examples_in(batch: object) -> int:
+    """The number of examples of a batch."""
     return int(keras.tree.flatten(batch)[0].shape[0])
 
 

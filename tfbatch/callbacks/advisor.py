@@ -12,7 +12,7 @@ from tfbatch.callbacks._advice import Advice, TrainingMeasurements, advise
 from tfbatch.callbacks._learning_rate import highest_rate
 from tfbatch.callbacks._noise_meter import short
 from tfbatch.callbacks._schedule_end import warn_of_early_end
-from tfbatch.callbacks._step_clock import TimedSteps, time_steps
+from tfbatch.callbacks._step_clock import TimedSteps, examples_in, time_steps
 from tfbatch.callbacks._watched_input import WatchedInput, check_single_device
 from tfbatch.callbacks.gradient_noise_scale import GradientNoiseScale
 from tfbatch.callbacks.peak_memory import PeakMemory
@@ -152,7 +152,7 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._batch is None:
             return
         self._rate = highest_rate(self.model.optimizer, so_far=self._rate)
-        size = _examples_in(self._batch)
+        size = examples_in(self._batch)
         if self.time_steps and size not in self._timed:
             sizes = sorted({max(1, int(factor * size)) for factor in _FACTORS})
             self._timed[size] = self._time_steps(sizes)
@@ -225,12 +225,12 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         A single smaller one may be the short last one of a pass over the data, which ends within
         an epoch.
         """
-        size = _examples_in(batch)
+        size = examples_in(batch)
         last, self._seen_size = self._seen_size, size
         self._looks -= 1
-        if self._batch is not None and size == _examples_in(self._batch):
+        if self._batch is not None and size == examples_in(self._batch):
             self._looks = 0
-        elif self._batch is None or size == last or size > _examples_in(self._batch):
+        elif self._batch is None or size == last or size > examples_in(self._batch):
             self._batch, self._looks = batch, 0
 
     def _stop_watching(self) -> None:
@@ -239,7 +239,3 @@ class Advisor(keras.callbacks.Callback):  # type: ignore[misc]
         if self._watched is not None:
             self._watched.remove()
         self._watched = self._batch = None
-
-
-def _examples_in(batch: Any) -> int:
-    return int(keras.tree.flatten(batch)[0].shape[0])

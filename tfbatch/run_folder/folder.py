@@ -16,14 +16,14 @@ from tfbatch.errors import InputError, RunFolderError
 from tfbatch.run_folder import files
 from tfbatch.run_folder.durable import write_whole
 from tfbatch.run_folder.file_lock import wait_until_released
-from tfbatch.run_folder.journal import Journal
+from tfbatch.run_folder.journal import Journal, whole_lines
 from tfbatch.schema import JsonObject
 
 WORKER_SECONDS = 15.0
 """Workers end within a second of their parent; they are waited for this long."""
 GIVEN = "given"
 """In an identity: hashes of the loss, metrics and callbacks that a user gives as objects."""
-_OF_THE_MACHINE: JsonObject = {"data_on": "host", "jit_compile": None}
+OF_THE_MACHINE: JsonObject = {"data_on": "host", "jit_compile": None}
 """Settings that are left to the machine by default, and what they are where none is said."""
 _KEPT = (files.LOCK, files.WORKERS_LOCK, files.LIBRARY_LOG, files.WORKER_LOGS, files.OWN_DATA)
 _WRITTEN = (
@@ -214,7 +214,9 @@ class RunFolder:
 
     def _remedy(self, flags: str) -> str:
         if flags:
-            return f"What was left to the machine that began it stays so with {flags}."
+            return (
+                f"To go on as it was begun add {flags}, or choose another folder (--run_dir=DIR)."
+            )
         if (self.path / files.REUSED).exists():  # another folder would hold the same trials
             return "Give the flags of the run that its trials were taken from with --from."
         return "Choose another folder with --run_dir=DIR, or start anew with --overwrite."
@@ -224,9 +226,9 @@ def _flags_that_keep(before: object, now: JsonObject) -> str:
     """The flags with which a run goes on as it was begun; empty where others are needed too."""
     if not isinstance(before, dict):
         return ""
-    there, here = _OF_THE_MACHINE | before, _OF_THE_MACHINE | now
+    there, here = OF_THE_MACHINE | before, OF_THE_MACHINE | now
     changed = {name for name in there.keys() | here.keys() if there.get(name) != here.get(name)}
-    if any(name not in _OF_THE_MACHINE or there[name] is None for name in changed):
+    if any(name not in OF_THE_MACHINE or there[name] is None for name in changed):
         return ""
     return " ".join(f"--{name}={str(there[name]).lower()}" for name in sorted(changed))
 
@@ -246,7 +248,7 @@ def begun_with(path: Path) -> JsonObject:
 
 def _has_trials(path: Path) -> bool:
     journal = path / files.JOURNAL
-    return journal.exists() and b"\n" in journal.read_bytes()
+    return journal.exists() and bool(whole_lines(journal.read_bytes()))
 
 
 def check_run_dir(path: Path) -> Path:

@@ -21,7 +21,7 @@ from tfbatch.request.request import Request, check_for_length
 from tfbatch.request.search_config import SearchConfig
 from tfbatch.run_folder.files import JOURNAL
 from tfbatch.run_folder.fingerprint import record_gpu_utilization, record_load
-from tfbatch.run_folder.folder import RunFolder, RunLock, begun_with
+from tfbatch.run_folder.folder import OF_THE_MACHINE, RunFolder, RunLock, begun_with
 from tfbatch.run_folder.journal import read_rows
 from tfbatch.run_folder.machine_load import LoadSample, load_between, sample_load
 from tfbatch.run_folder.trials_table import csv_at_the_end
@@ -172,12 +172,11 @@ def _as_taken(request: Request, progress: Progress) -> Request:
     """
     before = begun_with(request.run_dir)
     execution = request.execution
-    # "host" is not in the settings.
-    had = {"jit_compile": before.get("jit_compile"), "data_on": before.get("data_on", "host")}
+    had = OF_THE_MACHINE | before if before else {}
     taken = {
-        name: value
-        for name, value in (had if before else {}).items()
-        if value is not None and getattr(execution, name) == AUTOMATIC
+        name: had[name]
+        for name in OF_THE_MACHINE
+        if had.get(name) is not None and getattr(execution, name) == AUTOMATIC
     }
     if taken:
         flags = " ".join(f"--{name}={str(value).lower()}" for name, value in taken.items())
