@@ -194,9 +194,7 @@ def test_a_run_of_another_machine_is_told_the_flags_that_continue_it(
     run = settings_of(source, tmp_path / "run", **there)
     with pytest.raises(InputError) as refused, RunFolder(run, identity=here, budget={}):
         pass
-    said = (
-        f"as it was begun add {flags}, or" if flags else "Choose another folder with --run_dir=DIR"
-    )
+    said = f"it was begun, add {flags}, or" if flags else "Choose another folder with --run_dir=DIR"
     assert said in str(refused.value)
 
 

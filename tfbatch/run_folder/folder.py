@@ -215,7 +215,7 @@ class RunFolder:
     def _remedy(self, flags: str) -> str:
         if flags:
             return (
-                f"To go on as it was begun add {flags}, or choose another folder (--run_dir=DIR)."
+                f"To go on as it was begun, add {flags}, or choose another folder (--run_dir=DIR)."
             )
         if (self.path / files.REUSED).exists():  # another folder would hold the same trials
             return "Give the flags of the run that its trials were taken from with --from."
